@@ -1,0 +1,124 @@
+"""The messages between the master and a worker, each declared once.
+
+Rules of this file: sans-I/O. A message is a frozen dataclass; ``encode`` turns it into one
+datagram, ``decode`` turns one datagram into a message or raises ControlError. File descriptors
+travel beside the datagram (SCM_RIGHTS), never in it, except the numbers a worker inherited at
+exec, which START names. Sockets, retries and policy live in ``master/`` and ``worker/``.
+
+    master → worker   START  DRAIN  STOP
+    worker → master   READY  FAILED  DRAINED
+
+The pipe is a SEQPACKET socketpair, so message boundaries hold and EOF means the other side died.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from .errors import ControlError
+
+# A datagram must fit the smallest default socket buffer (net.core.wmem_default, 208 KiB).
+MAX_DATAGRAM_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One inherited listening socket. ``url`` is for people: ``http://127.0.0.1:8000``."""
+
+    fd: int
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Everything a fresh worker needs. ``config`` is ``config.model.to_json(config)``."""
+
+    type: ClassVar[str] = "START"
+    slot: int
+    generation: int
+    core: int | None
+    config: dict[str, Any]
+    listeners: list[Listener] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The app is imported, its lifespan startup is done, the worker accepts."""
+
+    type: ClassVar[str] = "READY"
+    pid: int
+    startup_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker cannot serve and exits. ``stage`` is "start", "import" or "lifespan"."""
+
+    type: ClassVar[str] = "FAILED"
+    stage: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Stop accepting, finish what is in flight, then exit. ``grace_s``: how long an idle
+    keep-alive connection may still bring one more request; ``deadline_s``: when to cut the rest.
+    """
+
+    type: ClassVar[str] = "DRAIN"
+    grace_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Nothing is left; the worker exits with 0. ``cut`` requests were cut at the deadline."""
+
+    type: ClassVar[str] = "DRAINED"
+    served: int
+    cut: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Cut everything and exit now (the second signal)."""
+
+    type: ClassVar[str] = "STOP"
+
+
+Message = Start | Ready | Failed | Drain | Drained | Stop
+_TYPES: dict[str, type[Any]] = {m.type: m for m in (Start, Ready, Failed, Drain, Drained, Stop)}
+
+
+def encode(message: Message) -> bytes:
+    """One message as one datagram (UTF-8 JSON). Raises ControlError if it cannot fit."""
+    body = {"type": message.type, **dataclasses.asdict(message)}
+    data = json.dumps(body, separators=(",", ":")).encode()
+    if len(data) > MAX_DATAGRAM_BYTES:
+        raise ControlError(
+            f"control message {message.type} is {len(data)} bytes, over the limit of {MAX_DATAGRAM_BYTES}"
+        )
+    return data
+
+
+def decode(data: bytes) -> Message:
+    """One datagram as a message. Raises ControlError naming what is wrong with it."""
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise ControlError(f"control datagram is not JSON: {error}: {data[:80]!r}") from None
+    if not isinstance(body, dict):
+        raise ControlError(f"control datagram is not an object: {data[:80]!r}")
+    kind = _TYPES.get(str(body.pop("type", None)))
+    if kind is None:
+        raise ControlError(f"unknown control message: {data[:80]!r}")
+    try:
+        if kind is Start:
+            body["listeners"] = [Listener(**entry) for entry in body.get("listeners", [])]
+        message: Message = kind(**body)
+    except TypeError as error:
+        raise ControlError(f"control message {kind.type}: {error}") from None
+    return message
