@@ -5,7 +5,7 @@ datagram, ``decode`` turns one datagram into a message or raises ControlError. F
 travel beside the datagram (SCM_RIGHTS), never in it, except the numbers a worker inherited at
 exec, which START names. Sockets, retries and policy live in ``master/`` and ``worker/``.
 
-    master → worker   START  DRAIN  STOP
+    master → worker   START  ADOPT  RELEASE  DRAIN  STOP
     worker → master   READY  FAILED  DRAINED
 
 The pipe is a SEQPACKET socketpair, so message boundaries hold and EOF means the other side died.
@@ -63,6 +63,25 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Accept on another slot's listeners too: that slot is down or removed, its queue must not be
+    lost. One descriptor per entry of ``urls`` travels beside the datagram, in the same order.
+    """
+
+    type: ClassVar[str] = "ADOPT"
+    slot: int
+    urls: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Stop accepting on what was adopted for this slot and close it: the slot serves again."""
+
+    type: ClassVar[str] = "RELEASE"
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Stop accepting, finish what is in flight, then exit. ``grace_s``: how long an idle
     keep-alive connection may still bring one more request; ``deadline_s``: when to cut the rest.
@@ -89,8 +108,10 @@ class Stop:
     type: ClassVar[str] = "STOP"
 
 
-Message = Start | Ready | Failed | Drain | Drained | Stop
-_TYPES: dict[str, type[Any]] = {m.type: m for m in (Start, Ready, Failed, Drain, Drained, Stop)}
+Message = Start | Ready | Failed | Adopt | Release | Drain | Drained | Stop
+_TYPES: dict[str, type[Any]] = {
+    m.type: m for m in (Start, Ready, Failed, Adopt, Release, Drain, Drained, Stop)
+}
 
 
 def encode(message: Message) -> bytes:

@@ -1,0 +1,16 @@
+"""The command line. ``main`` is the console script; each command is a file.
+
+    group.py    the ``shardserve`` group: its commands as a table, ``run`` as the default one
+    options.py  click options, generated from config/model.py
+    run.py      shardserve [run] APP
+    config.py   shardserve config check | show
+    embed.py    shardserve.run(), the same door from Python
+
+Rules of this room: a command turns flags into a Config and a Config into a call; behaviour lives
+below. Importing it is cheap: uvloop, httptools, asyncio and the master are imported by the command
+that needs them, and a test holds ``--help`` to that.
+"""
+
+from .group import main
+
+__all__ = ["main"]

@@ -1,0 +1,139 @@
+/* Connection: the asyncio.Protocol of one HTTP/1.1 connection and httptools' callback object.
+ *
+ * connection.c is the way in (transport -> httptools -> queue of cycles -> app), http1.c the way out (the
+ * cycle's wire: heads, framing, one writev), and this header is what the two share.
+ *
+ * Requests are parsed at most one slice ahead and run strictly in order: `head` is the one whose response
+ * is due; the app never runs inside a parser callback. While a connection is corked its output is only
+ * gathered; uncorking sends it.
+ */
+#ifndef SHARDSERVE_CONNECTION_H
+#define SHARDSERVE_CONNECTION_H
+
+#include "native.h"
+
+#include "cycle.h"
+#include "factory.h"
+#include "list.h"
+#include "writer.h"
+
+typedef enum {
+    FRAMING_NONE,    /* HEAD, 204, 304: no body on the wire */
+    FRAMING_LENGTH,  /* RFC 9112 §6.2 */
+    FRAMING_CHUNKED, /* RFC 9112 §7.1 */
+    FRAMING_CLOSE,   /* HTTP/1.0: the end of the connection is the end of the body */
+} Framing;
+
+typedef struct {
+    PyObject_HEAD
+    Factory *factory;      /* strong */
+    PyObject *transport;   /* strong from connection_made to connection_lost */
+    PyObject *parser;      /* strong, likewise */
+    PyObject *scope_base;  /* scope_template() */
+    PyObject *client;      /* (host, port) or None */
+    PyObject *weak_list;
+    int fd;                /* -1: nothing may be written to the socket any more */
+    Link all;              /* Factory.connections */
+    Link timer;            /* Factory.idle or Factory.lingering */
+    int64_t deadline_ms;
+
+    /* in */
+    Cycle *incoming;       /* strong: its head is being parsed */
+    Cycle *head;           /* strong: first of the queue, through Cycle.next */
+    Cycle *tail;           /* borrowed: last of the queue */
+    Cycle *receiving;      /* borrowed, in the queue: its body is being parsed */
+    PyObject *unparsed;    /* bytes read but not parsed, from unparsed_at on */
+    Py_ssize_t unparsed_at;
+    size_t head_bytes;     /* of the incoming head, counted by reads */
+    int64_t content_length; /* of the incoming request, -1: none */
+    int64_t raw_body_left; /* body bytes the parser will not see: it stopped at an Upgrade */
+    int64_t discard_left;  /* of a body nobody wants: read no more than this */
+    const char *line_at;   /* where the incoming request's line stands, or NULL: unknown */
+    bool line_used;        /* line_at is that of a request that has begun */
+    const char *feed_end;  /* end of the bytes being parsed, NULL outside */
+    int reject_status;     /* answer this when the queue is empty, then close */
+    const char *reject_reason;
+    bool chunked;
+    bool wants_upgrade;
+    bool connection_upgrade;
+    bool connection_close;
+    bool connection_keep_alive;
+    bool discarding;
+    bool reading_paused;
+    bool input_ended; /* the peer has sent its last byte */
+    bool running;     /* connection_run is on the stack */
+    bool resume_scheduled;
+
+    /* out */
+    Writer out;
+    WriterMark head_mark; /* where the head of the current response begins, while head_open */
+    PyObject *write_futures;
+    int corked;
+    uint8_t framing;  /* Framing of the current response */
+    bool head_open;   /* its head lacks the framing fields and the empty line */
+    bool keep;        /* the connection outlives the current response */
+    bool close_after; /* close once the output is gone */
+    bool write_paused;
+    bool handed_off;  /* the transport may hold output of ours */
+    bool lingering;   /* our side is closed; input is read and dropped until the peer closes */
+    bool closing;     /* close() or abort() was called on the transport */
+    bool served_any;
+} Connection;
+
+extern PyType_Spec connection_spec;
+
+/* A connection for Factory.__call__; NULL with an exception. */
+PyObject *connection_new(Factory *factory);
+
+/* Closes gracefully: output first. Errors are unraisable. May run Python. */
+void connection_close(Connection *connection);
+
+/* Cuts the connection now. May run Python. */
+void connection_abort(Connection *connection);
+
+/* Whether no request has begun: nothing parsed, queued, or waiting in the socket. */
+bool connection_is_idle(const Connection *connection);
+
+/* http1.c: the wire, and what connection.c needs of the way out. */
+extern const Wire http1_wire;
+
+/* Sends what is gathered; closes if that was the last. May run Python. */
+void http1_flush(Connection *connection);
+
+void http1_cork(Connection *connection);
+void http1_uncork(Connection *connection);
+
+/* Writes a whole response of our own, `reason` as its body, and leaves the rest to the caller. */
+void http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool keep);
+
+/* connection.c, for http1.c */
+
+/* The current response is complete: the queue moves on. Drops the queue's reference. May run Python. */
+void connection_response_done(Connection *connection, Cycle *cycle);
+
+/* The peer is gone: every cycle hears of it. May run Python. */
+void connection_gone(Connection *connection);
+
+/* Runs the queue (and parses what was held back) from the loop's next turn. */
+void connection_schedule_resume(Connection *connection);
+
+/* The keep-alive clock starts: nothing is due. */
+void connection_start_idle_timer(Connection *connection);
+
+/* Reads or stops reading, as the queue has room. */
+void connection_adjust_reading(Connection *connection);
+
+/* Calls a transport method without arguments; errors are unraisable. May run Python. */
+void connection_call_transport(Connection *connection, PyObject *name);
+
+#ifdef SHARDSERVE_DEBUG
+void connection_check(const Connection *connection);
+#else
+static inline void
+connection_check(const Connection *connection)
+{
+    (void)connection;
+}
+#endif
+
+#endif

@@ -1,0 +1,143 @@
+/* The Cycle: one request and its response as ASGI sees them. It knows no wire.
+ *
+ * A wire (HTTP/1.1 here, HTTP/2 later) fills in the request, starts the cycle and implements the
+ * v-table below. The cycle holds the ASGI rules: the order of messages, what receive() answers, who
+ * hears of a disconnect, what happens when the app fails. The response's order is one table, in cycle.c.
+ *
+ * `send` and `receive` are objects of their own, made with the cycle and reused with it only when the
+ * app kept neither: an old `send` can never write into another response.
+ */
+#ifndef SHARDSERVE_CYCLE_H
+#define SHARDSERVE_CYCLE_H
+
+#include "native.h"
+
+#include "factory.h"
+#include "head.h"
+#include "list.h"
+
+struct Waiter;
+struct Parked;
+
+/* Body bytes held for an app that does not read: above it the wire stops reading. */
+#define CYCLE_BODY_HIGH_BYTES 65536
+#define CYCLE_BODY_LOW_BYTES 16384
+
+typedef enum {
+    RESPONSE_NONE, /* no http.response.start yet */
+    RESPONSE_HEAD, /* start accepted, nothing on the wire */
+    RESPONSE_BODY, /* the head is on its way */
+    RESPONSE_DONE, /* complete, or cut */
+} ResponseState;
+
+struct Cycle;
+
+/* What a cycle asks of its wire. Each may run Python unless it says otherwise; `cycle->stream` is
+ * what the wire put there. Those that return int give 0, or -1 with an exception. */
+typedef struct {
+    /* Accept the response head; nothing needs to leave yet. Fills cycle->facts. */
+    int (*head)(struct Cycle *cycle, int status, PyObject *fields);
+    /* Body bytes (a bytes object); !more ends the response. The cycle has checked the length. */
+    int (*body)(struct Cycle *cycle, PyObject *bytes, bool more);
+    /* Nothing is on the wire: forget the head and answer 500. */
+    void (*fail)(struct Cycle *cycle);
+    /* The response cannot be finished: cut it so that the client can tell. */
+    void (*cut)(struct Cycle *cycle);
+    /* The app waits for body bytes (100-continue is due, reading must go on). */
+    int (*want_body)(struct Cycle *cycle);
+    /* send() should wait. Runs no Python. */
+    bool (*congested)(const struct Cycle *cycle);
+    /* A future (new reference) that is resolved once that is over. */
+    PyObject *(*wait_writable)(struct Cycle *cycle);
+    /* Between these two, output may be gathered. The stream outlives its cycle, so it is named itself. */
+    void (*cork)(PyObject *stream);
+    void (*uncork)(PyObject *stream);
+} Wire;
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    struct Cycle *cycle; /* strong */
+} Channel;               /* the type of both `send` and `receive` */
+
+typedef struct Cycle {
+    PyObject_HEAD
+    Factory *factory; /* strong */
+    const Wire *wire;
+    PyObject *stream; /* strong; NULL once the wire has let go of the cycle */
+    struct Cycle *next; /* in the wire's queue, or in the factory's free list */
+    Channel *send;
+    Channel *receive;
+    struct Waiter *waiter; /* the last one receive() returned, reused when free */
+    /* the request */
+    PyObject *method;  /* str */
+    PyObject *target;  /* bytes, as on the wire */
+    PyObject *headers; /* list of (name, value) */
+    PyObject *client;  /* (host, port) or None */
+    bool version_10;
+    bool head_only; /* HEAD */
+    bool keep_alive; /* the client wants the connection kept (HTTP/1) */
+    /* its body */
+    PyObject *body; /* bytes, or a list of them, or NULL */
+    size_t body_bytes;
+    bool body_complete;
+    bool body_delivered; /* the app has the last of it */
+    bool expects_continue;
+    bool disconnected; /* the client is gone, both ways */
+    bool input_closed; /* the client will send no more */
+    /* the response */
+    uint8_t response; /* ResponseState */
+    bool no_body;     /* HEAD, 204, 304 */
+    int status;
+    HeadFacts facts;
+    uint64_t body_sent;
+    /* the app */
+    bool started;
+    bool app_done;
+    PyObject *receive_futures; /* list of futures, or NULL */
+    struct Parked *parked;     /* strong: the task that runs a suspended app */
+    Link in_flight;            /* Factory.cycles; the list owns a reference */
+} Cycle;
+
+extern PyType_Spec cycle_spec;
+extern PyType_Spec send_spec;
+extern PyType_Spec receive_spec;
+
+/* A cycle for a new request of `stream`; new reference, NULL with an exception. */
+Cycle *cycle_new(Factory *factory, const Wire *wire, PyObject *stream);
+
+/* Appends request body bytes (borrowed) and wakes receive(). 0, or -1. May run Python. */
+int cycle_feed_body(Cycle *cycle, PyObject *bytes);
+
+/* The request body is complete. May run Python. */
+void cycle_feed_end(Cycle *cycle);
+
+/* Calls the app with `scope` (steals it) and steps it. App errors never come out. The caller holds a
+ * reference to the cycle. May run Python. */
+void cycle_start(Cycle *cycle, PyObject *scope);
+
+/* Calls the app; the caller has entered the request's context and task. New reference to the iterator that
+ * is to be stepped; NULL with an exception. May run Python. */
+PyObject *cycle_call_app(Cycle *cycle, PyObject *scope);
+
+/* The client went away: receive() says http.disconnect, send() raises. The wire lets go. May run Python. */
+void cycle_disconnect(Cycle *cycle);
+
+/* The half-closed peer will send no more, but still reads: receive() says http.disconnect, send() works. */
+void cycle_input_closed(Cycle *cycle);
+
+/* Drops the caller's reference, keeping the cycle for reuse if no one else has one. */
+void cycle_release(Cycle *cycle);
+
+/* The app's coroutine ended; `error` is what it raised (borrowed) or NULL. May run Python. */
+void cycle_app_done(Cycle *cycle, PyObject *error);
+
+/* For the waiters (await.h). */
+PyObject *cycle_take_message(Cycle *cycle);
+bool cycle_congested(const Cycle *cycle);
+PyObject *cycle_wait(Cycle *cycle, bool receiving);
+
+/* Frees the factory's spare cycles. */
+void cycle_clear_free(Factory *factory);
+
+#endif

@@ -1,0 +1,458 @@
+/* The ProtocolFactory: what a worker's connections share. See factory.h and shardserve/_native.pyi.
+ *
+ * In the order of a life: made, called, ticked, drained, aborted, closed.
+ */
+#include "factory.h"
+
+#include "chars.h"
+#include "connection.h"
+#include "cycle.h"
+#include "scope.h"
+#include "task.h"
+
+#include <time.h>
+
+/* At the start of a drain without grace, a connection on which no request ever came may still bring one. */
+#define DRAIN_FIRST_REQUEST_MS 500
+
+int64_t
+factory_now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* ---- made ---- */
+
+/* The `headers` argument as encoded field lines. New bytes; NULL with an exception. */
+static PyObject *
+encode_fields(PyObject *headers)
+{
+    PyObject *encoded = PyBytes_FromStringAndSize(NULL, 0);
+    PyObject *fields = headers == NULL ? PyTuple_New(0) : PySequence_Fast(headers, "headers must be a list of pairs");
+    for (Py_ssize_t i = 0; fields != NULL && encoded != NULL && i < PySequence_Fast_GET_SIZE(fields); i++) {
+        const char *name, *value;
+        Py_ssize_t name_length, value_length;
+        PyObject *item = PySequence_Fast_GET_ITEM(fields, i);
+        if (!PyTuple_Check(item) || !PyArg_ParseTuple(item, "y#y#", &name, &name_length, &value, &value_length)) {
+            if (!PyErr_Occurred())
+                PyErr_SetString(PyExc_TypeError, "headers must be a list of (bytes, bytes)");
+            Py_CLEAR(encoded);
+            break;
+        }
+        if (!chars_is_token(name, (size_t)name_length) || !chars_is_field_value(value, (size_t)value_length)) {
+            PyErr_Format(PyExc_ValueError, "header %R cannot go on the wire", item);
+            Py_CLEAR(encoded);
+            break;
+        }
+        PyBytes_ConcatAndDel(&encoded, PyBytes_FromFormat("%.*s: %.*s\r\n", (int)name_length, name, (int)value_length, value));
+    }
+    if (fields == NULL)
+        Py_CLEAR(encoded);
+    Py_XDECREF(fields);
+    return encoded;
+}
+
+/* What the scopes and messages are copied from. 0, or -1. */
+static int
+make_templates(Factory *factory)
+{
+    const State *state = factory->state;
+    factory->asgi = scope_asgi(state);
+    factory->root_path_bytes = PyUnicode_AsUTF8String(factory->root_path);
+    factory->body_message = PyDict_New();
+    if (factory->asgi == NULL || factory->root_path_bytes == NULL || factory->body_message == NULL ||
+        PyDict_SetItem(factory->body_message, state->names.type, state->names.http_request) < 0 ||
+        PyDict_SetItem(factory->body_message, state->names.body, state->empty_bytes) < 0)
+        return -1;
+    return PyDict_SetItem(factory->body_message, state->names.more_body, Py_False);
+}
+
+static PyObject *
+none_as_null(PyObject *value)
+{
+    return value == Py_None ? NULL : Py_XNewRef(value);
+}
+
+static Factory *
+factory_allocate(PyTypeObject *type)
+{
+    Factory *factory = (Factory *)type->tp_alloc(type, 0);
+    if (factory == NULL)
+        return NULL;
+    list_init(&factory->connections);
+    list_init(&factory->idle);
+    list_init(&factory->lingering);
+    list_init(&factory->cycles);
+    factory->state = state_of_type(type);
+    factory->module = Py_XNewRef(PyType_GetModule(type));
+    return factory;
+}
+
+static PyObject *
+factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"app",     "loop",          "context",      "state",      "scheme",
+                            "root_path", "headers",     "server_header", "date_header", "keep_alive_ms",
+                            "on_app_error", "on_reject", "access",       NULL};
+    PyObject *app, *loop = NULL, *context = NULL, *state = NULL, *scheme = NULL, *root_path = NULL;
+    PyObject *headers = NULL, *on_app_error = NULL, *on_reject = NULL, *access = Py_None;
+    int server_header = 1, date_header = 1;
+    long long keep_alive_ms = 75000;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppLOOO:ProtocolFactory", names, &app, &loop, &context,
+                                     &state, &scheme, &root_path, &headers, &server_header, &date_header,
+                                     &keep_alive_ms, &on_app_error, &on_reject, &access))
+        return NULL;
+    if (loop == NULL || context == NULL || state == NULL || on_app_error == NULL || on_reject == NULL) {
+        PyErr_SetString(PyExc_TypeError, "ProtocolFactory() needs loop, context, state, on_app_error and on_reject");
+        return NULL;
+    }
+    if (context != Py_None && !PyContext_CheckExact(context)) {
+        PyErr_SetString(PyExc_TypeError, "context must be a contextvars.Context or None");
+        return NULL;
+    }
+    if (state != Py_None && !PyDict_Check(state)) {
+        PyErr_SetString(PyExc_TypeError, "state must be a dict or None");
+        return NULL;
+    }
+    Factory *factory = factory_allocate(type);
+    if (factory == NULL)
+        return NULL;
+    factory->app = Py_NewRef(app);
+    factory->loop = Py_NewRef(loop);
+    factory->context = none_as_null(context);
+    factory->lifespan_state = none_as_null(state);
+    factory->on_app_error = Py_NewRef(on_app_error);
+    factory->on_reject = Py_NewRef(on_reject);
+    factory->access = none_as_null(access);
+    factory->scheme = scheme != NULL ? Py_NewRef(scheme) : PyUnicode_InternFromString("http");
+    factory->root_path = root_path != NULL ? Py_NewRef(root_path) : PyUnicode_FromString("");
+    factory->server_header = server_header != 0;
+    factory->date_header = date_header != 0;
+    factory->keep_alive_ms = keep_alive_ms;
+    factory->fixed_fields = encode_fields(headers);
+    if (factory->scheme == NULL || factory->root_path == NULL || factory->fixed_fields == NULL ||
+        make_templates(factory) < 0 || task_prepare(factory) < 0)
+        Py_CLEAR(factory);
+    return (PyObject *)factory;
+}
+
+/* ---- called ---- */
+
+static PyObject *
+factory_call(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    Factory *factory = (Factory *)self;
+    if (PyTuple_GET_SIZE(args) != 0 || (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0)) {
+        PyErr_SetString(PyExc_TypeError, "a ProtocolFactory is called without arguments");
+        return NULL;
+    }
+    return connection_new(factory);
+}
+
+/* ---- ticked ---- */
+
+/* The first connection of a deadline list that is due, or NULL. New reference. */
+static Connection *
+next_due(Link *list, int64_t now_ms)
+{
+    if (list_empty(list))
+        return NULL;
+    Connection *connection = LIST_OWNER(list->next, Connection, timer);
+    return connection->deadline_ms > now_ms ? NULL : (Connection *)Py_NewRef(connection);
+}
+
+static PyObject *
+factory_tick(PyObject *self, PyObject *unused)
+{
+    Factory *factory = (Factory *)self;
+    int64_t now_ms = factory_now_ms();
+    Connection *connection;
+    (void)unused;
+    while ((connection = next_due(&factory->idle, now_ms)) != NULL) {
+        list_remove(&connection->timer);
+        connection_close(connection);
+        Py_DECREF(connection);
+    }
+    while ((connection = next_due(&factory->lingering, now_ms)) != NULL) {
+        connection_abort(connection);
+        Py_DECREF(connection);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- drained ---- */
+
+static PyObject *
+factory_report_empty(PyObject *self, PyObject *unused)
+{
+    Factory *factory = (Factory *)self;
+    PyObject *on_empty = factory->on_empty;
+    (void)unused;
+    if (on_empty == NULL)
+        Py_RETURN_NONE;
+    factory->on_empty = NULL;
+    PyObject *result = PyObject_CallNoArgs(on_empty);
+    Py_DECREF(on_empty);
+    return result;
+}
+
+/* Schedules a method of the factory, after `delay_s` or (0) on the loop's next turn. 0, or -1. */
+static int
+schedule(Factory *factory, PyMethodDef *method, double delay_s)
+{
+    const State *state = factory->state;
+    PyObject *handle = NULL;
+    PyObject *callback = PyCFunction_New(method, (PyObject *)factory);
+    if (callback != NULL && delay_s > 0) {
+        PyObject *delay = PyFloat_FromDouble(delay_s);
+        handle = delay == NULL ? NULL : call_method2(factory->loop, state->names.call_later, delay, callback);
+        Py_XDECREF(delay);
+    }
+    else if (callback != NULL) {
+        handle = call_method1(factory->loop, state->names.call_soon, callback);
+    }
+    Py_XDECREF(callback);
+    Py_XDECREF(handle);
+    return handle == NULL ? -1 : 0;
+}
+
+void
+factory_check_empty(Factory *factory)
+{
+    static PyMethodDef report = {"_report_empty", factory_report_empty, METH_NOARGS, NULL};
+    if (!factory->draining || factory->empty_scheduled || factory->connection_count > 0 || factory->in_flight_count > 0)
+        return;
+    factory->empty_scheduled = true;
+    if (schedule(factory, &report, 0) < 0)
+        PyErr_WriteUnraisable((PyObject *)factory);
+}
+
+/* Closes every connection that has nothing to do; `young` spares those that never had a request. */
+static void
+close_idle(Factory *factory, bool spare_young)
+{
+    Link *link = factory->connections.next;
+    while (link != &factory->connections) {
+        Connection *connection = LIST_OWNER(link, Connection, all);
+        link = link->next; /* closing only schedules connection_lost: the list stays as it is */
+        if (connection->closing || connection->lingering || (spare_young && !connection->served_any))
+            continue;
+        if (connection_is_idle(connection))
+            connection_close(connection);
+    }
+}
+
+static PyObject *
+factory_close_idle(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    close_idle((Factory *)self, false);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+factory_drain(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"on_empty", "grace_ms", NULL};
+    static PyMethodDef later = {"_close_idle", factory_close_idle, METH_NOARGS, NULL};
+    Factory *factory = (Factory *)self;
+    PyObject *on_empty;
+    int grace_ms = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$i:drain", names, &on_empty, &grace_ms))
+        return NULL;
+    if (factory->draining) {
+        PyErr_SetString(PyExc_RuntimeError, "already draining");
+        return NULL;
+    }
+    factory->draining = true;
+    factory->on_empty = Py_NewRef(on_empty);
+    if (grace_ms <= 0) {
+        close_idle(factory, true);
+        grace_ms = DRAIN_FIRST_REQUEST_MS;
+    }
+    if (schedule(factory, &later, grace_ms / 1000.0) < 0)
+        return NULL;
+    factory_check_empty(factory);
+    Py_RETURN_NONE;
+}
+
+/* ---- aborted ---- */
+
+static PyObject *
+factory_abort(PyObject *self, PyObject *unused)
+{
+    Factory *factory = (Factory *)self;
+    Py_ssize_t cut = factory->in_flight_count;
+    (void)unused;
+    PyObject *parked = PyList_New(0);
+    if (parked == NULL)
+        return NULL;
+    for (Link *link = factory->cycles.next; link != &factory->cycles; link = link->next) {
+        Cycle *cycle = LIST_OWNER(link, Cycle, in_flight);
+        if (cycle->parked != NULL && PyList_Append(parked, (PyObject *)cycle->parked) < 0) {
+            Py_DECREF(parked);
+            return NULL;
+        }
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(parked); i++)
+        task_cancel((Parked *)PyList_GET_ITEM(parked, i));
+    Py_DECREF(parked);
+    Link *link = factory->connections.next;
+    while (link != &factory->connections) {
+        Connection *connection = (Connection *)Py_NewRef(LIST_OWNER(link, Connection, all));
+        connection_abort(connection);
+        link = link->next; /* connection_lost comes from the loop, not from abort() */
+        Py_DECREF(connection);
+    }
+    return PyLong_FromSsize_t(cut);
+}
+
+/* ---- closed ---- */
+
+static PyObject *
+factory_close(PyObject *self, PyObject *unused)
+{
+    Factory *factory = (Factory *)self;
+    (void)unused;
+    if (factory->connection_count > 0) {
+        PyErr_Format(PyExc_RuntimeError, "close() with %zd open connections", factory->connection_count);
+        return NULL;
+    }
+    factory->closed = true;
+    task_release_spares(factory);
+    cycle_clear_free(factory);
+    pool_clear(&factory->pool);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+factory_get_connections(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromSsize_t(((Factory *)self)->connection_count);
+}
+
+static PyObject *
+factory_get_in_flight(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromSsize_t(((Factory *)self)->in_flight_count);
+}
+
+static PyObject *
+factory_get_served(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((Factory *)self)->served);
+}
+
+/* ---- type ---- */
+
+static int
+factory_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Factory *factory = (Factory *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(factory->module);
+    Py_VISIT(factory->loop);
+    Py_VISIT(factory->app);
+    Py_VISIT(factory->context);
+    Py_VISIT(factory->lifespan_state);
+    Py_VISIT(factory->on_app_error);
+    Py_VISIT(factory->on_reject);
+    Py_VISIT(factory->access);
+    Py_VISIT(factory->on_empty);
+    Py_VISIT(factory->asgi);
+    Py_VISIT(factory->body_message);
+    Py_VISIT(factory->free_cycles); /* the next ones through Cycle.next */
+    for (Parked *parked = factory->spares; parked != NULL; parked = parked->next)
+        Py_VISIT(parked);
+    for (Link *link = factory->cycles.next; link != &factory->cycles; link = link->next)
+        Py_VISIT(LIST_OWNER(link, Cycle, in_flight));
+    return 0;
+}
+
+static int
+factory_clear(PyObject *self)
+{
+    Factory *factory = (Factory *)self;
+    factory->closed = true;
+    while (!list_empty(&factory->cycles)) {
+        Link *link = factory->cycles.next;
+        list_remove(link);
+        Py_DECREF(LIST_OWNER(link, Cycle, in_flight));
+    }
+    while (factory->spares != NULL) {
+        Parked *parked = factory->spares;
+        factory->spares = parked->next;
+        parked->next = NULL;
+        Py_DECREF(parked);
+    }
+    cycle_clear_free(factory);
+    Py_CLEAR(factory->loop);
+    Py_CLEAR(factory->app);
+    Py_CLEAR(factory->context);
+    Py_CLEAR(factory->lifespan_state);
+    Py_CLEAR(factory->on_app_error);
+    Py_CLEAR(factory->on_reject);
+    Py_CLEAR(factory->access);
+    Py_CLEAR(factory->on_empty);
+    return 0;
+}
+
+static void
+factory_dealloc(PyObject *self)
+{
+    Factory *factory = (Factory *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    factory_clear(self);
+    CHECK(list_empty(&factory->connections));
+    pool_clear(&factory->pool);
+    Py_CLEAR(factory->scheme);
+    Py_CLEAR(factory->root_path);
+    Py_CLEAR(factory->root_path_bytes);
+    Py_CLEAR(factory->asgi);
+    Py_CLEAR(factory->body_message);
+    Py_CLEAR(factory->fixed_fields);
+    Py_CLEAR(factory->module);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef factory_methods[] = {
+    {"tick", factory_tick, METH_NOARGS, "Enforce deadlines. Call once a second."},
+    {"drain", (PyCFunction)(void (*)(void))factory_drain, METH_VARARGS | METH_KEYWORDS,
+     "drain(on_empty, *, grace_ms=0): finish what is in flight."},
+    {"abort", factory_abort, METH_NOARGS, "Cut every connection; how many requests were in flight."},
+    {"close", factory_close, METH_NOARGS, "Let go of the spare tasks and the free lists."},
+    {NULL},
+};
+
+static PyGetSetDef factory_getset[] = {
+    {"connections", factory_get_connections, NULL, "Open connections.", NULL},
+    {"in_flight", factory_get_in_flight, NULL, "Requests given to the app and not finished.", NULL},
+    {"served", factory_get_served, NULL, "Requests finished since the start.", NULL},
+    {NULL},
+};
+
+static PyType_Slot factory_slots[] = {
+    {Py_tp_new, factory_new},
+    {Py_tp_dealloc, factory_dealloc},
+    {Py_tp_traverse, factory_traverse},
+    {Py_tp_clear, factory_clear},
+    {Py_tp_call, factory_call},
+    {Py_tp_methods, factory_methods},
+    {Py_tp_getset, factory_getset},
+    {Py_tp_doc, "Makes connections and holds what they share. See shardserve/_native.pyi."},
+    {0, NULL},
+};
+
+PyType_Spec factory_spec = {
+    .name = "shardserve._native.ProtocolFactory",
+    .basicsize = sizeof(Factory),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = factory_slots,
+};

@@ -1,0 +1,71 @@
+/* The ProtocolFactory: what a worker's connections share. One per worker.
+ *
+ * It is also the only way from an object of native/ to the module state: object -> factory -> state.
+ */
+#ifndef SHARDSERVE_FACTORY_H
+#define SHARDSERVE_FACTORY_H
+
+#include "native.h"
+
+#include "date.h"
+#include "list.h"
+#include "writer.h"
+
+struct Cycle;
+struct Parked;
+
+typedef struct Factory {
+    PyObject_HEAD
+    State *state;
+    PyObject *module; /* keeps state alive */
+    PyObject *loop;
+    PyObject *app;
+    PyObject *context;        /* copied for each request; NULL: each gets an empty one */
+    PyObject *lifespan_state; /* dict, or NULL */
+    PyObject *on_app_error;
+    PyObject *on_reject;
+    PyObject *access;   /* NULL: no access log */
+    PyObject *on_empty; /* NULL until drain() */
+    /* scope */
+    PyObject *scheme;
+    PyObject *root_path;       /* str */
+    PyObject *root_path_bytes; /* bytes */
+    PyObject *asgi;            /* {"version", "spec_version"} */
+    PyObject *body_message;    /* template of http.request */
+    /* response head: fields of every response, encoded */
+    PyObject *fixed_fields; /* bytes */
+    bool server_header;
+    bool date_header;
+    DateCache date;
+    /* connections */
+    Link connections; /* Connection.all */
+    Link idle;        /* Connection.timer, oldest deadline first */
+    Link lingering;   /* Connection.timer, likewise */
+    Link cycles;      /* Cycle.in_flight: given to the app and not finished */
+    int64_t keep_alive_ms;
+    Py_ssize_t connection_count;
+    Py_ssize_t in_flight_count;
+    uint64_t served;
+    bool draining;
+    bool closed;
+    bool empty_scheduled;
+    Pool pool;
+    struct Cycle *free_cycles;
+    int free_cycle_count;
+    /* spare tasks (task.h) */
+    struct Parked *spares;
+    int spare_count;
+    Py_ssize_t step_refs; /* references a clean spare has inside a step; 0: not measured yet */
+    Py_ssize_t wakeup_refs;
+} Factory;
+
+extern PyType_Spec factory_spec;
+
+/* Milliseconds of CLOCK_MONOTONIC_COARSE. */
+int64_t factory_now_ms(void);
+
+/* After a connection or a cycle went: calls on_empty from the loop once nothing is left of a drain.
+ * Errors are written as unraisable. May run Python. */
+void factory_check_empty(Factory *factory);
+
+#endif

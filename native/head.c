@@ -1,0 +1,245 @@
+/* The response head. One place decides what of an app's fields may reach the wire. */
+#include "head.h"
+
+#include "chars.h"
+
+const char *
+head_reason(int status)
+{
+    switch (status) {
+    case 100: return "Continue";
+    case 101: return "Switching Protocols";
+    case 102: return "Processing";
+    case 103: return "Early Hints";
+    case 200: return "OK";
+    case 201: return "Created";
+    case 202: return "Accepted";
+    case 203: return "Non-Authoritative Information";
+    case 204: return "No Content";
+    case 205: return "Reset Content";
+    case 206: return "Partial Content";
+    case 207: return "Multi-Status";
+    case 208: return "Already Reported";
+    case 226: return "IM Used";
+    case 300: return "Multiple Choices";
+    case 301: return "Moved Permanently";
+    case 302: return "Found";
+    case 303: return "See Other";
+    case 304: return "Not Modified";
+    case 305: return "Use Proxy";
+    case 307: return "Temporary Redirect";
+    case 308: return "Permanent Redirect";
+    case 400: return "Bad Request";
+    case 401: return "Unauthorized";
+    case 402: return "Payment Required";
+    case 403: return "Forbidden";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 406: return "Not Acceptable";
+    case 407: return "Proxy Authentication Required";
+    case 408: return "Request Timeout";
+    case 409: return "Conflict";
+    case 410: return "Gone";
+    case 411: return "Length Required";
+    case 412: return "Precondition Failed";
+    case 413: return "Content Too Large";
+    case 414: return "URI Too Long";
+    case 415: return "Unsupported Media Type";
+    case 416: return "Range Not Satisfiable";
+    case 417: return "Expectation Failed";
+    case 418: return "I'm a Teapot";
+    case 421: return "Misdirected Request";
+    case 422: return "Unprocessable Content";
+    case 423: return "Locked";
+    case 424: return "Failed Dependency";
+    case 425: return "Too Early";
+    case 426: return "Upgrade Required";
+    case 428: return "Precondition Required";
+    case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
+    case 451: return "Unavailable For Legal Reasons";
+    case 500: return "Internal Server Error";
+    case 501: return "Not Implemented";
+    case 502: return "Bad Gateway";
+    case 503: return "Service Unavailable";
+    case 504: return "Gateway Timeout";
+    case 505: return "HTTP Version Not Supported";
+    case 506: return "Variant Also Negotiates";
+    case 507: return "Insufficient Storage";
+    case 508: return "Loop Detected";
+    case 510: return "Not Extended";
+    case 511: return "Network Authentication Required";
+    default: return "";
+    }
+}
+
+int
+head_status_line(Writer *writer, int status)
+{
+    const char *reason = head_reason(status);
+    size_t length = strlen(reason);
+    char *to = writer_reserve(writer, sizeof("HTTP/1.1 200 \r\n") + length);
+    if (to == NULL)
+        return -1;
+    memcpy(to, "HTTP/1.1 ", 9);
+    to = chars_put_decimal(to + 9, (uint64_t)status);
+    /* RFC 9112 §4: the space is there even when the reason is not. */
+    *to++ = ' ';
+    memcpy(to, reason, length);
+    to += length;
+    *to++ = '\r';
+    *to++ = '\n';
+    writer_commit(writer, to);
+    return 0;
+}
+
+typedef enum { FIELD_SEND, FIELD_DROP, FIELD_BAD } FieldVerdict;
+
+/* Content-Length once, or the same number again (RFC 9110 §8.6 lets equal values be merged). */
+static FieldVerdict
+judge_content_length(const State *state, int status, const char *value, size_t length, HeadFacts *facts)
+{
+    int64_t number = chars_content_length(value, length);
+    if (number < 0) {
+        PyErr_Format(state->HeaderError, "content-length must be a number of bytes, not '%.40s'", value);
+        return FIELD_BAD;
+    }
+    if (status == 204)
+        return FIELD_DROP;
+    if (facts->content_length >= 0) {
+        if (facts->content_length == number)
+            return FIELD_DROP;
+        PyErr_Format(state->HeaderError, "two content-length headers differ: %lld and %lld",
+                     (long long)facts->content_length, (long long)number);
+        return FIELD_BAD;
+    }
+    facts->content_length = number;
+    return FIELD_SEND;
+}
+
+/* The few fields the server itself has a say in; the rest is sent as it is. */
+static FieldVerdict
+judge_field(const State *state, int status, const char *name, size_t name_length, const char *value,
+            size_t value_length, HeadFacts *facts)
+{
+    switch (name_length) {
+    case 4:
+        if (chars_equal_lower(name, "date", 4))
+            facts->has_date = true;
+        break;
+    case 6:
+        if (chars_equal_lower(name, "server", 6))
+            facts->has_server = true;
+        break;
+    case 10:
+        if (chars_equal_lower(name, "connection", 10)) {
+            if (chars_list_has(value, value_length, "close"))
+                facts->connection_close = true;
+            return FIELD_DROP;
+        }
+        if (chars_equal_lower(name, "keep-alive", 10))
+            return FIELD_DROP;
+        break;
+    case 14:
+        if (chars_equal_lower(name, "content-length", 14))
+            return judge_content_length(state, status, value, value_length, facts);
+        break;
+    case 17:
+        if (chars_equal_lower(name, "transfer-encoding", 17))
+            return FIELD_DROP;
+        break;
+    }
+    return FIELD_SEND;
+}
+
+/* Splits one item of the app's list. Both borrowed. 0, or -1 with MessageError. */
+static int
+unpack_field(const State *state, PyObject *item, PyObject **name, PyObject **value)
+{
+    if ((PyTuple_Check(item) || PyList_Check(item)) && PySequence_Fast_GET_SIZE(item) == 2) {
+        PyObject **pair = PySequence_Fast_ITEMS(item);
+        if (PyBytes_Check(pair[0]) && PyBytes_Check(pair[1])) {
+            *name = pair[0];
+            *value = pair[1];
+            return 0;
+        }
+        PyErr_Format(state->MessageError,
+                     "http.response.start: a header must be two byte strings, not (%.80s, %.80s)",
+                     Py_TYPE(pair[0])->tp_name, Py_TYPE(pair[1])->tp_name);
+        return -1;
+    }
+    PyErr_Format(state->MessageError,
+                 "http.response.start: each header must be a pair [name, value], not %.80s",
+                 Py_TYPE(item)->tp_name);
+    return -1;
+}
+
+/* Raises HeaderError. repr() of a subclass of bytes may run Python, hence the references. */
+static void
+refuse_field(const State *state, PyObject *name, PyObject *value)
+{
+    Py_INCREF(name);
+    Py_INCREF(value);
+    if (!chars_is_token(PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name)))
+        PyErr_Format(state->HeaderError, "invalid header name %R: it must be a token (RFC 9110 §5.1)", name);
+    else
+        PyErr_Format(state->HeaderError, "invalid value of header %R: %R has a control character (RFC 9110 §5.5)",
+                     name, value);
+    Py_DECREF(name);
+    Py_DECREF(value);
+}
+
+static int
+put_field(const State *state, Writer *writer, int status, PyObject *name, PyObject *value,
+          HeadFacts *facts)
+{
+    const char *name_text = PyBytes_AS_STRING(name);
+    const char *value_text = PyBytes_AS_STRING(value);
+    size_t name_length = (size_t)PyBytes_GET_SIZE(name);
+    size_t value_length = (size_t)PyBytes_GET_SIZE(value);
+    if (UNLIKELY(!chars_is_token(name_text, name_length) || !chars_is_field_value(value_text, value_length))) {
+        refuse_field(state, name, value);
+        return -1;
+    }
+    switch (judge_field(state, status, name_text, name_length, value_text, value_length, facts)) {
+    case FIELD_BAD: return -1;
+    case FIELD_DROP: return 0;
+    case FIELD_SEND: break;
+    }
+    char *to = writer_reserve(writer, name_length + value_length + 4);
+    if (to == NULL)
+        return -1;
+    memcpy(to, name_text, name_length);
+    to += name_length;
+    *to++ = ':';
+    *to++ = ' ';
+    memcpy(to, value_text, value_length);
+    to += value_length;
+    *to++ = '\r';
+    *to++ = '\n';
+    writer_commit(writer, to);
+    return 0;
+}
+
+int
+head_encode(const State *state, Writer *writer, int status, PyObject *fields, HeadFacts *facts)
+{
+    WriterMark mark = writer_mark(writer);
+    *facts = (HeadFacts){.content_length = -1};
+    if (head_status_line(writer, status) < 0)
+        goto fail;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(fields);
+    PyObject **items = PySequence_Fast_ITEMS(fields);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *name;
+        PyObject *value;
+        if (unpack_field(state, items[i], &name, &value) < 0)
+            goto fail;
+        if (put_field(state, writer, status, name, value, facts) < 0)
+            goto fail;
+    }
+    return 0;
+fail:
+    writer_rollback(writer, mark);
+    return -1;
+}

@@ -1,0 +1,30 @@
+/* The response head: status line and field lines, validated and encoded in one pass. */
+#ifndef SHARDSERVE_HEAD_H
+#define SHARDSERVE_HEAD_H
+
+#include "native.h"
+#include "writer.h"
+
+/* What the app's own fields said, for the wire to frame by. */
+typedef struct {
+    int64_t content_length; /* -1: none */
+    bool has_date;
+    bool has_server;
+    bool connection_close;
+} HeadFacts;
+
+/* RFC 9110 §15 reason phrase for `status`, "" if it has none. */
+const char *head_reason(int status);
+
+/* Appends "HTTP/1.1 <status> <reason>" CRLF. 0, or -1 with MemoryError. */
+int head_status_line(Writer *writer, int status);
+
+/* Appends the status line and the fields, without the empty line that ends a head, and fills *facts.
+ *
+ * `fields` is what PySequence_Fast made of the app's headers: a list or tuple of [name, value]. Framing
+ * and connection fields (transfer-encoding, connection, keep-alive) are read or dropped, not sent:
+ * the server frames. Content-Length is dropped where RFC 9110 §8.6 forbids it (204).
+ * Runs no Python. 0, or -1 with HeaderError or MessageError and the writer as it was. */
+int head_encode(const State *state, Writer *writer, int status, PyObject *fields, HeadFacts *facts);
+
+#endif

@@ -1,0 +1,372 @@
+/* The wire of HTTP/1.1: how a cycle's response becomes bytes. See connection.h.
+ *
+ * In the order bytes move: head, body, end, flush. RFC 9112 is the reference throughout.
+ */
+#include "connection.h"
+
+#include "await.h"
+#include "chars.h"
+#include "head.h"
+
+#include <sys/socket.h>
+#include <time.h>
+
+static inline Connection *
+stream_of(const Cycle *cycle)
+{
+    CHECK(cycle->stream != NULL);
+    return (Connection *)cycle->stream;
+}
+
+/* ---- heads ---- */
+
+/* Longest framing: "content-length: " 20 digits CRLF, "connection: keep-alive" CRLF, CRLF. */
+#define FRAMING_BYTES 96
+
+static char *
+put_text(char *to, const char *text, size_t length)
+{
+    memcpy(to, text, length);
+    return to + length;
+}
+
+#define PUT(to, literal) put_text((to), (literal), sizeof(literal) - 1)
+
+/* The fields of every response that the app did not give itself, then framing, then the empty line. */
+static int
+put_head_end(Connection *connection, const HeadFacts *facts, int64_t content_length, bool keep, bool version_10)
+{
+    Factory *factory = connection->factory;
+    size_t fixed = (size_t)PyBytes_GET_SIZE(factory->fixed_fields);
+    char *to = writer_reserve(&connection->out, fixed + FRAMING_BYTES + DATE_LINE_LENGTH + 32);
+    if (to == NULL)
+        return -1;
+    if (factory->date_header && !facts->has_date) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME_COARSE, &now);
+        to = put_text(to, date_line(&factory->date, now.tv_sec), DATE_LINE_LENGTH);
+    }
+    if (factory->server_header && !facts->has_server)
+        to = PUT(to, "server: shardserve\r\n");
+    to = put_text(to, PyBytes_AS_STRING(factory->fixed_fields), fixed);
+    if (connection->framing == FRAMING_CHUNKED) {
+        to = PUT(to, "transfer-encoding: chunked\r\n");
+    }
+    else if (content_length >= 0) {
+        to = PUT(to, "content-length: ");
+        to = chars_put_decimal(to, (uint64_t)content_length);
+        to = PUT(to, "\r\n");
+    }
+    if (!keep)
+        to = PUT(to, "connection: close\r\n");
+    else if (version_10)
+        to = PUT(to, "connection: keep-alive\r\n"); /* RFC 9112 §C.2.2 */
+    to = PUT(to, "\r\n");
+    writer_commit(&connection->out, to);
+    return 0;
+}
+
+void
+http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool keep)
+{
+    HeadFacts facts = {.content_length = -1};
+    size_t length = strlen(reason);
+    connection->framing = FRAMING_LENGTH;
+    if (head_status_line(&connection->out, status) < 0 ||
+        writer_copy(&connection->out, "content-type: text/plain; charset=utf-8\r\n", 41) < 0 ||
+        put_head_end(connection, &facts, (int64_t)length, keep, false) < 0 ||
+        (!head_only && writer_copy(&connection->out, reason, length) < 0))
+        PyErr_WriteUnraisable((PyObject *)connection);
+    connection->keep = keep;
+}
+
+/* Whether the connection may be used again after the response of `cycle`. */
+static bool
+may_keep(const Connection *connection, const Cycle *cycle)
+{
+    if (!cycle->keep_alive || cycle->facts.connection_close || connection->factory->draining)
+        return false;
+    /* RFC 9110 §10.1.1: a client told neither to continue nor to stop may still send the body, or not. */
+    if (cycle->expects_continue && !cycle->body_complete)
+        return false;
+    return !(connection->input_ended && cycle->next == NULL && connection->unparsed == NULL);
+}
+
+static int
+http1_head(Cycle *cycle, int status, PyObject *fields)
+{
+    Connection *connection = stream_of(cycle);
+    CHECK(connection->head == cycle && !connection->head_open);
+    WriterMark mark = writer_mark(&connection->out);
+    if (head_encode(connection->factory->state, &connection->out, status, fields, &cycle->facts) < 0)
+        return -1;
+    connection->head_mark = mark;
+    connection->head_open = true;
+    return 0;
+}
+
+/* The first body message decides the framing (RFC 9112 §6). */
+static int
+finish_head(Connection *connection, Cycle *cycle, Py_ssize_t length, bool more)
+{
+    int64_t content_length = -1;
+    bool keep = may_keep(connection, cycle);
+    if (cycle->no_body) {
+        connection->framing = FRAMING_NONE;
+    }
+    else if (cycle->facts.content_length >= 0) {
+        connection->framing = FRAMING_LENGTH;
+    }
+    else if (!more) {
+        connection->framing = FRAMING_LENGTH;
+        content_length = length;
+    }
+    else if (!cycle->version_10) {
+        connection->framing = FRAMING_CHUNKED;
+    }
+    else {
+        connection->framing = FRAMING_CLOSE; /* RFC 9112 §6.1: no chunked coding to a 1.0 client */
+        keep = false;
+    }
+    connection->head_open = false;
+    connection->keep = keep;
+    return put_head_end(connection, &cycle->facts, content_length, keep, cycle->version_10);
+}
+
+/* ---- bodies ---- */
+
+static int
+put_chunk(Connection *connection, PyObject *bytes, bool more)
+{
+    Py_ssize_t length = PyBytes_GET_SIZE(bytes);
+    if (length > 0) {
+        char *to = writer_reserve(&connection->out, 24);
+        if (to == NULL)
+            return -1;
+        to = PUT(chars_put_hex(to, (uint64_t)length), "\r\n");
+        writer_commit(&connection->out, to);
+        if (writer_body(&connection->out, bytes) < 0 || writer_copy(&connection->out, "\r\n", 2) < 0)
+            return -1;
+    }
+    return more ? 0 : writer_copy(&connection->out, "0\r\n\r\n", 5);
+}
+
+static int
+http1_body(Cycle *cycle, PyObject *bytes, bool more)
+{
+    Connection *connection = stream_of(cycle);
+    Py_INCREF(connection);
+    int result = 0;
+    if (connection->head_open)
+        result = finish_head(connection, cycle, PyBytes_GET_SIZE(bytes), more);
+    if (result == 0 && connection->framing == FRAMING_CHUNKED)
+        result = put_chunk(connection, bytes, more);
+    else if (result == 0 && connection->framing != FRAMING_NONE && PyBytes_GET_SIZE(bytes) > 0)
+        result = writer_body(&connection->out, bytes);
+    if (result == 0 && !more)
+        connection_response_done(connection, cycle);
+    if (!connection->corked || connection->out.total > WRITER_FLUSH_BYTES)
+        http1_flush(connection);
+    connection_check(connection);
+    Py_DECREF(connection);
+    return result;
+}
+
+/* ---- when the app fails ---- */
+
+static void
+http1_fail(Cycle *cycle)
+{
+    Connection *connection = stream_of(cycle);
+    Py_INCREF(connection);
+    if (connection->head_open)
+        writer_rollback(&connection->out, connection->head_mark);
+    connection->head_open = false;
+    cycle->facts = (HeadFacts){.content_length = -1};
+    http1_simple_response(connection, 500, "Internal Server Error", cycle->head_only, may_keep(connection, cycle));
+    connection_response_done(connection, cycle);
+    if (!connection->corked)
+        http1_flush(connection);
+    connection_check(connection);
+    Py_DECREF(connection);
+}
+
+static void
+http1_cut(Cycle *cycle)
+{
+    Connection *connection = stream_of(cycle);
+    Py_INCREF(connection);
+    bool reset = connection->framing == FRAMING_CLOSE && connection->fd >= 0;
+    connection->keep = false;
+    connection_response_done(connection, cycle);
+    if (reset) {
+        /* Only a reset tells this client that the body is not complete. */
+        struct linger now = {.l_onoff = 1, .l_linger = 0};
+        setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+        connection_abort(connection);
+    }
+    else if (!connection->corked) {
+        http1_flush(connection);
+    }
+    connection_check(connection);
+    Py_DECREF(connection);
+}
+
+/* ---- back-pressure ---- */
+
+static int
+http1_want_body(Cycle *cycle)
+{
+    Connection *connection = stream_of(cycle);
+    Py_INCREF(connection);
+    int result = 0;
+    if (cycle->expects_continue && cycle->response == RESPONSE_NONE) {
+        cycle->expects_continue = false; /* RFC 9110 §10.1.1: only now does the app want it */
+        result = writer_copy(&connection->out, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+        if (!connection->corked)
+            http1_flush(connection);
+    }
+    connection_adjust_reading(connection);
+    if (connection->unparsed != NULL)
+        connection_schedule_resume(connection);
+    Py_DECREF(connection);
+    return result;
+}
+
+static bool
+http1_congested(const Cycle *cycle)
+{
+    return stream_of(cycle)->write_paused;
+}
+
+static PyObject *
+http1_wait_writable(Cycle *cycle)
+{
+    Connection *connection = stream_of(cycle);
+    Factory *factory = connection->factory;
+    return futures_add(factory->state, factory->loop, &connection->write_futures);
+}
+
+/* ---- flush ---- */
+
+void
+http1_cork(Connection *connection)
+{
+    connection->corked++;
+}
+
+void
+http1_uncork(Connection *connection)
+{
+    CHECK(connection->corked > 0);
+    if (--connection->corked == 0)
+        http1_flush(connection);
+}
+
+static void
+wire_cork(PyObject *stream)
+{
+    http1_cork((Connection *)stream);
+}
+
+static void
+wire_uncork(PyObject *stream)
+{
+    http1_uncork((Connection *)stream);
+}
+
+/* Whether the transport itself still has output of ours: then order demands that it takes all. */
+static bool
+transport_has_output(Connection *connection)
+{
+    const State *state = connection->factory->state;
+    if (!connection->handed_off)
+        return false;
+    PyObject *size = call_method0(connection->transport, state->names.get_write_buffer_size);
+    Py_ssize_t waiting = size == NULL ? -1 : PyLong_AsSsize_t(size);
+    Py_XDECREF(size);
+    if (PyErr_Occurred()) {
+        PyErr_WriteUnraisable(connection->transport);
+        return true;
+    }
+    connection->handed_off = waiting != 0;
+    return connection->handed_off;
+}
+
+static void
+hand_to_transport(Connection *connection)
+{
+    const State *state = connection->factory->state;
+    PyObject *list = writer_take(&connection->out);
+    PyObject *transport = Py_NewRef(connection->transport);
+    PyObject *result = list == NULL ? NULL : call_method1(transport, state->names.writelines, list);
+    connection->handed_off = true;
+    if (result == NULL)
+        PyErr_WriteUnraisable(transport);
+    Py_XDECREF(list);
+    Py_XDECREF(result);
+    Py_DECREF(transport);
+}
+
+static void
+send_output(Connection *connection)
+{
+    if (connection->fd < 0) {
+        writer_clear(&connection->out);
+        return;
+    }
+    if (transport_has_output(connection)) {
+        hand_to_transport(connection);
+        return;
+    }
+    switch (writer_send(&connection->out, connection->fd)) {
+    case WRITER_SENT: break;
+    case WRITER_PARTIAL: hand_to_transport(connection); break;
+    case WRITER_BROKEN:
+        connection_abort(connection);
+        connection_gone(connection);
+        break;
+    }
+}
+
+/* A head whose first body message has not come stays back: the app may still fail, and get a 500. */
+static void
+send_before_open_head(Connection *connection)
+{
+    if (connection->head_mark.total == 0)
+        return;
+    PyObject *head = writer_cut(&connection->out, connection->head_mark);
+    if (head == NULL) {
+        PyErr_WriteUnraisable((PyObject *)connection);
+        connection_abort(connection);
+        return;
+    }
+    send_output(connection);
+    connection->head_mark = writer_mark(&connection->out);
+    if (!connection->closing && writer_copy(&connection->out, PyBytes_AS_STRING(head), (size_t)PyBytes_GET_SIZE(head)) < 0)
+        PyErr_WriteUnraisable((PyObject *)connection);
+    Py_DECREF(head);
+}
+
+void
+http1_flush(Connection *connection)
+{
+    if (connection->head_open)
+        send_before_open_head(connection);
+    else if (connection->out.block != NULL)
+        send_output(connection);
+    if (connection->close_after && !connection->closing && !connection->lingering)
+        connection_close(connection);
+}
+
+const Wire http1_wire = {
+    .head = http1_head,
+    .body = http1_body,
+    .fail = http1_fail,
+    .cut = http1_cut,
+    .want_body = http1_want_body,
+    .congested = http1_congested,
+    .wait_writable = http1_wait_writable,
+    .cork = wire_cork,
+    .uncork = wire_uncork,
+};

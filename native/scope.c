@@ -1,0 +1,194 @@
+/* The ASGI HTTP scope. See scope.h. */
+#include "scope.h"
+
+#include "chars.h"
+
+PyObject *
+scope_asgi(const State *state)
+{
+    PyObject *asgi = PyDict_New();
+    PyObject *version = PyUnicode_FromString("3.0");
+    /* 2.4: send() raises OSError after the client went (docs/decisions/0002-spec-version.md). */
+    PyObject *spec = PyUnicode_FromString("2.4");
+    if (asgi == NULL || version == NULL || spec == NULL ||
+        PyDict_SetItem(asgi, state->names.version, version) < 0 ||
+        PyDict_SetItem(asgi, state->names.spec_version, spec) < 0)
+        Py_CLEAR(asgi);
+    Py_XDECREF(version);
+    Py_XDECREF(spec);
+    return asgi;
+}
+
+PyObject *
+scope_template(const Factory *factory, PyObject *client, PyObject *server)
+{
+    const State *state = factory->state;
+    PyObject *scope = PyDict_New();
+    PyObject *extensions = PyDict_New();
+    if (scope == NULL || extensions == NULL)
+        goto fail;
+    const struct {
+        PyObject *key;
+        PyObject *value;
+    } items[] = {
+        {state->names.type, state->names.http},
+        {state->names.asgi, factory->asgi},
+        {state->names.http_version, state->names.version_11},
+        {state->names.server, server},
+        {state->names.client, client},
+        {state->names.scheme, factory->scheme},
+        {state->names.root_path, factory->root_path},
+        {state->names.extensions, extensions},
+        {state->names.method, Py_None},
+        {state->names.path, Py_None},
+        {state->names.raw_path, Py_None},
+        {state->names.query_string, state->empty_bytes},
+        {state->names.headers, Py_None},
+    };
+    for (size_t i = 0; i < sizeof(items) / sizeof(items[0]); i++)
+        if (PyDict_SetItem(scope, items[i].key, items[i].value) < 0)
+            goto fail;
+    if (factory->lifespan_state != NULL && PyDict_SetItem(scope, state->names.state, Py_None) < 0)
+        goto fail;
+    Py_DECREF(extensions);
+    return scope;
+fail:
+    Py_XDECREF(extensions);
+    Py_XDECREF(scope);
+    return NULL;
+}
+
+PyObject *
+scope_decode_path(const char *raw, Py_ssize_t length)
+{
+    if (memchr(raw, '%', (size_t)length) == NULL)
+        return PyUnicode_DecodeUTF8(raw, length, "replace");
+    char small[512];
+    char *to = (size_t)length <= sizeof(small) ? small : PyMem_Malloc((size_t)length);
+    if (to == NULL)
+        return PyErr_NoMemory();
+    size_t decoded = chars_percent_decode(to, raw, (size_t)length);
+    PyObject *path = PyUnicode_DecodeUTF8(to, (Py_ssize_t)decoded, "replace");
+    if (to != small)
+        PyMem_Free(to);
+    return path;
+}
+
+/* The path and query of a target that is not in origin form. Both new references. 0, or -1. */
+static int
+split_by_parser(const State *state, PyObject *target, PyObject **path, PyObject **query)
+{
+    *path = *query = NULL;
+    if (PyBytes_GET_SIZE(target) == 1 && PyBytes_AS_STRING(target)[0] == '*') {
+        *path = Py_NewRef(target); /* RFC 9112 §3.2.4: OPTIONS * */
+        *query = Py_NewRef(state->empty_bytes);
+        return 0;
+    }
+    PyObject *url = PyObject_CallOneArg(state->parse_url, target);
+    if (url == NULL)
+        return -1;
+    *path = PyObject_GetAttr(url, state->names.path);
+    *query = PyObject_GetAttr(url, state->names.query);
+    Py_DECREF(url);
+    if (*path == Py_None)
+        Py_SETREF(*path, PyBytes_FromStringAndSize("/", 1)); /* RFC 9112 §3.2.1: an empty path is "/" */
+    if (*query == Py_None)
+        Py_SETREF(*query, Py_NewRef(state->empty_bytes));
+    if (*path != NULL && *query != NULL && PyBytes_Check(*path) && PyBytes_Check(*query))
+        return 0;
+    Py_CLEAR(*path);
+    Py_CLEAR(*query);
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "invalid request target");
+    return -1;
+}
+
+/* RFC 9112 §3.2.1: origin-form = absolute-path [ "?" query ]. Both new references. 0, or -1. */
+static int
+split_target(const State *state, PyObject *target, PyObject **path, PyObject **query)
+{
+    const char *text = PyBytes_AS_STRING(target);
+    Py_ssize_t length = PyBytes_GET_SIZE(target);
+    if (UNLIKELY(text[0] != '/'))
+        return split_by_parser(state, target, path, query);
+    /* A fragment is not part of a target (RFC 9112 §3.2); httptools lets it pass. */
+    const char *fragment = memchr(text, '#', (size_t)length);
+    if (UNLIKELY(fragment != NULL))
+        length = fragment - text;
+    const char *mark = memchr(text, '?', (size_t)length);
+    if (mark == NULL) {
+        *query = Py_NewRef(state->empty_bytes);
+        *path = fragment == NULL ? Py_NewRef(target) : PyBytes_FromStringAndSize(text, length);
+    }
+    else {
+        *path = PyBytes_FromStringAndSize(text, mark - text);
+        *query = PyBytes_FromStringAndSize(mark + 1, text + length - (mark + 1));
+    }
+    if (*path != NULL && *query != NULL)
+        return 0;
+    Py_CLEAR(*path);
+    Py_CLEAR(*query);
+    return -1;
+}
+
+static int
+set_path(const Factory *factory, PyObject *scope, PyObject *raw_path)
+{
+    const State *state = factory->state;
+    PyObject *path = scope_decode_path(PyBytes_AS_STRING(raw_path), PyBytes_GET_SIZE(raw_path));
+    PyObject *raw = Py_NewRef(raw_path);
+    int result = -1;
+    if (path == NULL)
+        goto done;
+    if (PyBytes_GET_SIZE(factory->root_path_bytes) > 0) {
+        /* Uvicorn's --root-path: path and raw_path begin with it. */
+        Py_SETREF(path, PyUnicode_Concat(factory->root_path, path));
+        Py_SETREF(raw, NULL);
+        raw = Py_NewRef(factory->root_path_bytes);
+        PyBytes_Concat(&raw, raw_path);
+        if (path == NULL || raw == NULL)
+            goto done;
+    }
+    if (PyDict_SetItem(scope, state->names.path, path) == 0)
+        result = PyDict_SetItem(scope, state->names.raw_path, raw);
+done:
+    Py_XDECREF(path);
+    Py_XDECREF(raw);
+    return result;
+}
+
+PyObject *
+scope_build(Cycle *cycle, PyObject *scope_base)
+{
+    const Factory *factory = cycle->factory;
+    const State *state = factory->state;
+    PyObject *raw_path = NULL;
+    PyObject *query = NULL;
+    PyObject *scope = PyDict_Copy(scope_base);
+    if (scope == NULL || split_target(state, cycle->target, &raw_path, &query) < 0)
+        goto fail;
+    if (set_path(factory, scope, raw_path) < 0)
+        goto fail;
+    if (PyDict_SetItem(scope, state->names.method, cycle->method) < 0 ||
+        PyDict_SetItem(scope, state->names.headers, cycle->headers) < 0)
+        goto fail;
+    if (query != state->empty_bytes && PyDict_SetItem(scope, state->names.query_string, query) < 0)
+        goto fail;
+    if (cycle->version_10 && PyDict_SetItem(scope, state->names.http_version, state->names.version_10) < 0)
+        goto fail;
+    if (factory->lifespan_state != NULL) {
+        PyObject *copy = PyDict_Copy(factory->lifespan_state);
+        int set = copy == NULL ? -1 : PyDict_SetItem(scope, state->names.state, copy);
+        Py_XDECREF(copy);
+        if (set < 0)
+            goto fail;
+    }
+    Py_DECREF(raw_path);
+    Py_DECREF(query);
+    return scope;
+fail:
+    Py_XDECREF(raw_path);
+    Py_XDECREF(query);
+    Py_XDECREF(scope);
+    return NULL;
+}

@@ -1,0 +1,25 @@
+/* The ASGI HTTP scope (https://asgi.readthedocs.io/en/latest/specs/www.html#http-connection-scope). */
+#ifndef SHARDSERVE_SCOPE_H
+#define SHARDSERVE_SCOPE_H
+
+#include "native.h"
+
+#include "cycle.h"
+#include "factory.h"
+
+/* {"version": "3.0", "spec_version": "2.4"}: new dict, NULL with an exception. */
+PyObject *scope_asgi(const State *state);
+
+/* What every request of one connection shares, each other key present with None: copying a dict that
+ * already has its keys is the cheapest way to make one. New dict, NULL with an exception. */
+PyObject *scope_template(const Factory *factory, PyObject *client, PyObject *server);
+
+/* The scope of one request: a copy of `scope_base`, filled in from the cycle. A target in absolute form
+ * loses its scheme and authority (RFC 9112 §3.2.2). New dict; NULL with an exception: the target is no
+ * URI if it came from httptools. May run Python (httptools.parse_url, for other than origin form). */
+PyObject *scope_build(Cycle *cycle, PyObject *scope_base);
+
+/* `raw` percent-decoded, as UTF-8 with U+FFFD for what is not: new str, NULL with MemoryError. */
+PyObject *scope_decode_path(const char *raw, Py_ssize_t length);
+
+#endif

@@ -1,0 +1,66 @@
+/* Spare tasks: an app runs inside a true asyncio.Task that nobody had to make for it.
+ *
+ * Theory of operation. A Parked object is a coroutine, written in C, that an ordinary asyncio.Task runs.
+ * Usually it is parked: suspended on a future of its own (the lot). To serve a request we enter the
+ * *idle* task (so that asyncio.current_task() is true), step the app's coroutine once inside a copy of the
+ * worker's context, and leave the task again. Most apps finish in that step: nothing was scheduled,
+ * nothing was allocated, and the task is as it was.
+ *
+ * If the app suspends, the parked coroutine takes it over, together with its context and the future it
+ * yielded, and the lot is resolved. On its next step the task yields the app's own future, and from
+ * then on it is an ordinary task running the app. Another spare takes its place.
+ *
+ * A task is used again only if nobody can tell: no new reference or weak reference to it, no
+ * done-callback, no cancellation, the same name. Otherwise it ends, like any task whose work is done.
+ */
+#ifndef SHARDSERVE_TASK_H
+#define SHARDSERVE_TASK_H
+
+#include "native.h"
+
+#include "cycle.h"
+#include "factory.h"
+
+typedef enum {
+    PARKED_NEW,       /* its task has not made its first step */
+    PARKED_IDLE,      /* suspended on the lot */
+    PARKED_STEPPING,  /* lends its identity to the first step of an app */
+    PARKED_TAKEN,     /* holds a suspended app that its task has not seen yet */
+    PARKED_RUNNING,   /* its task runs the app */
+    PARKED_CALIBRATE, /* measures the references of a clean task inside a step, then ends */
+    PARKED_ENDED,
+} ParkedMode;
+
+typedef struct Parked {
+    PyObject_HEAD
+    Factory *factory; /* strong */
+    PyObject *task;   /* strong until ended */
+    PyObject *name;   /* the task's name when it was made */
+    Py_ssize_t weakrefs; /* asyncio's own */
+    ParkedMode mode;
+    struct Parked *next; /* in Factory.spares, which owns a reference */
+    PyObject *lot;       /* strong while idle */
+    /* the app taken over */
+    Cycle *cycle;
+    PyObject *coroutine;
+    PyObject *context;
+    PyObject *yielded; /* until the task has seen it */
+    bool by_wakeup;    /* the next (or present) step of the task comes from a future's callback */
+} Parked;
+
+extern PyType_Spec parked_spec;
+
+/* Makes the first spare and the task that calibrates. 0, or -1. May run Python. */
+int task_prepare(Factory *factory);
+
+/* Calls the app of `cycle` with `scope` (steals it) and runs it up to its first suspension; when it ends,
+ * now or later, cycle_app_done is called. The caller holds a reference to the cycle. May run Python. */
+void task_run(Factory *factory, Cycle *cycle, PyObject *scope);
+
+/* Cancels the task of a suspended app. Errors are written as unraisable. May run Python. */
+void task_cancel(Parked *parked);
+
+/* Lets every spare end on the loop's next turn. May run Python. */
+void task_release_spares(Factory *factory);
+
+#endif

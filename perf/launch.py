@@ -1,0 +1,34 @@
+"""Starts the peers that have no command line for it: ``python -m perf.launch SERVER APP PORT``.
+
+Rules of this file: it runs inside a peer's interpreter, so it imports the standard library and that
+one peer, and it changes none of the peer's defaults but the address and the log level.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def _freastal(app: Any, port: int) -> None:
+    importlib.import_module("freastal").serve_asgi(app, host="127.0.0.1", port=port)
+
+
+def _fastpysgi(app: Any, port: int) -> None:
+    peer = importlib.import_module("fastpysgi")
+    peer.run(app, host="127.0.0.1", port=port, loglevel=peer.LL_CRIT_ERROR)
+
+
+_PEERS: dict[str, Callable[[Any, int], None]] = {"freastal": _freastal, "fastpysgi": _fastpysgi}
+
+
+def main(argv: list[str]) -> None:
+    server, target, port = argv
+    module, _, attribute = target.partition(":")
+    _PEERS[server](getattr(importlib.import_module(module), attribute), int(port))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

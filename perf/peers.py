@@ -1,0 +1,169 @@
+"""The servers: one row per server and way of starting it.
+
+Rules of this file: a row is data. ``argv`` is a template whose fields process.py fills in; nothing
+here starts, measures or formats. Every server gets one worker, its access log off (or on, in the
+variants named so), uvloop and its C parser where it has them, and otherwise its own defaults:
+a peer is measured as its authors would start it for a benchmark, and never worse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Home(Enum):
+    """Which interpreter a server runs in."""
+
+    OURS = "the interpreter running perf"
+    PEERS = ".venv-peers"
+    NONE = "no Python"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """How one server is started. Fields of argv: {python} {app} {port} {floor} {node} {perf}."""
+
+    name: str
+    what: str
+    argv: tuple[str, ...]
+    home: Home = Home.PEERS
+    packages: tuple[str, ...] = ()
+    """Needed to start at all; the first one's version is the server's."""
+    wanted: tuple[str, ...] = ()
+    """What makes it faster; installed along, not required."""
+    program: str | None = None
+    """An executable that must be on PATH."""
+    scenarios: frozenset[str] | None = None
+    """What it can answer; None: everything. A fixed-answer server has a short list."""
+    by_default: bool = True
+
+
+BASELINE = "uvicorn"
+"""The server the others are compared with."""
+
+FIXED_ANSWER = frozenset({"plain", "browser", "pipelined-16"})
+
+_SHARDSERVE = (
+    *("{python}", "-m", "shardserve", "{app}"),
+    *("--host", "127.0.0.1", "--port", "{port}", "--workers", "1"),
+)
+_UVICORN = (
+    *("{python}", "-m", "uvicorn", "{app}", "--host", "127.0.0.1", "--port", "{port}"),
+    *("--loop", "uvloop", "--http", "httptools"),
+)
+
+SERVERS: tuple[Server, ...] = (
+    Server(
+        name="floor",
+        what="a C epoll loop with a fixed answer: the least this machine can do",
+        home=Home.NONE,
+        argv=("{floor}", "{port}"),
+        program="cc",
+        scenarios=FIXED_ANSWER,
+    ),
+    Server(
+        name="shardserve",
+        what="this project",
+        home=Home.OURS,
+        argv=(*_SHARDSERVE, "--no-access-log", "--log-level", "warning"),
+    ),
+    Server(
+        name="shardserve-accesslog",
+        what="this project, access log on",
+        home=Home.OURS,
+        argv=(*_SHARDSERVE, "--access-log"),
+        by_default=False,
+    ),
+    Server(
+        name="uvicorn",
+        what="uvloop + httptools",
+        argv=(*_UVICORN, "--no-access-log", "--log-level", "warning"),
+        packages=("uvicorn", "uvloop", "httptools"),
+    ),
+    Server(
+        name="uvicorn-accesslog",
+        what="uvloop + httptools, its default access log",
+        argv=_UVICORN,
+        packages=("uvicorn", "uvloop", "httptools"),
+        by_default=False,
+    ),
+    Server(
+        name="granian",
+        what="Rust, hyper",
+        argv=(
+            *("{python}", "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"),
+            *("--port", "{port}", "--workers", "1", "--loop", "uvloop", "--http", "1", "--no-ws"),
+            *("--log-level", "warning", "{app}"),
+        ),
+        packages=("granian", "uvloop"),
+    ),
+    Server(
+        name="hypercorn",
+        what="Python, h11",
+        argv=(
+            *("{python}", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "1"),
+            *("--worker-class", "uvloop", "--log-level", "warning", "{app}"),
+        ),
+        packages=("hypercorn", "uvloop"),
+    ),
+    Server(
+        name="gunicorn",
+        what="its own ASGI worker",
+        argv=(
+            *("{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "1"),
+            *("--worker-class", "asgi", "--asgi-loop", "uvloop", "--log-level", "warning"),
+            *("--no-control-socket", "{app}"),
+        ),
+        packages=("gunicorn", "uvloop"),
+        wanted=("gunicorn_h1c",),
+    ),
+    Server(
+        name="freastal",
+        what="C, libuv + picohttpparser",
+        argv=("{python}", "-m", "perf.launch", "freastal", "{app}", "{port}"),
+        packages=("freastal",),
+    ),
+    Server(
+        name="fastpysgi",
+        what="C, libuv + llhttp",
+        argv=("{python}", "-m", "perf.launch", "fastpysgi", "{app}", "{port}"),
+        packages=("fastpysgi",),
+    ),
+    Server(
+        name="h2corn",
+        what="Rust",
+        argv=(
+            *("{python}", "-m", "h2corn", "{app}", "--bind", "127.0.0.1:{port}", "--workers", "1"),
+            *("--loop", "uvloop", "--no-access-log"),
+        ),
+        packages=("h2corn", "uvloop"),
+    ),
+    Server(
+        name="daphne",
+        what="Twisted",
+        argv=("{python}", "-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", "-v", "0", "{app}"),
+        packages=("daphne",),
+        by_default=False,
+    ),
+    Server(
+        name="node",
+        what="node's own http server, a fixed answer",
+        home=Home.NONE,
+        argv=("{node}", "{perf}/node_plain.js", "{port}"),
+        program="node",
+        scenarios=FIXED_ANSWER | {"connection-per-request"},
+        by_default=False,
+    ),
+)
+
+BY_NAME = {server.name: server for server in SERVERS}
+
+FRAMEWORK_PACKAGES = ("starlette", "fastapi")
+"""Installed next to the peers for the framework scenarios."""
+
+
+def requirements() -> tuple[str, ...]:
+    """Everything ``peers install`` puts into .venv-peers, each name once, in table order."""
+    names = [name for server in SERVERS for name in (*server.packages, *server.wanted)]
+    return tuple(dict.fromkeys((*names, *FRAMEWORK_PACKAGES)))

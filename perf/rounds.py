@@ -1,0 +1,227 @@
+"""One scenario measured: its servers started, warmed up, loaded in interleaved rounds, stopped.
+
+Rules of this file: within a scenario every server is started once and runs to the end, idle when it
+is not its turn, and the rounds go round-robin with a moving start, so that drift of the machine falls
+on all alike. A server that fails is dropped with one line and keeps the samples it has; it never
+stops the others. How a server is started is process.py's, how load is made is wrk.py's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from perf import wrk
+from perf.interrupts import Interrupts
+from perf.peer_env import Interpreters, missing
+from perf.peers import Server
+from perf.process import Process, StartError, fill, free_port, stop_all
+from perf.progress import Progress
+from perf.results import IDLE_LIMIT, Sample, ScenarioResult
+from perf.scenarios import Scenario
+
+_IDLE_LOOK_S = 0.1
+_IDLE_LOOKS = 5
+HERE = Path(__file__).resolve().parent
+WARM_UP_S = 0.5
+"""Enough for CPython to specialise what it runs and for the socket buffers to grow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to measure."""
+
+    server_core: int
+    load_core: int
+    rounds: int = 7
+    seconds: float = 1.0
+    connections: int = 64
+
+    @property
+    def warm_up_s(self) -> float:
+        return min(WARM_UP_S, self.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What every scenario of a run works with."""
+
+    settings: Settings
+    interpreters: Interpreters
+    progress: Progress
+    interrupts: Interrupts
+    wrk: str
+    folder: Path
+    """For scripts, logs and the compiled floor; it goes when the run ends."""
+    noted: set[str] = field(default_factory=set)
+    """The skip lines already shown: once is enough, however many scenarios there are."""
+
+
+class ScenarioRun:
+    """One scenario: start the servers, warm them up, go round, stop them."""
+
+    def __init__(self, tools: Tools, scenario: Scenario, result: ScenarioResult) -> None:
+        self._tools = tools
+        self._scenario = scenario
+        self._result = result
+        self._script = tools.folder / f"{scenario.name}.lua"
+        self._running: dict[str, Process] = {}
+        self._restless: set[str] = set()
+        """Servers that spin when idle, frozen unless it is their turn."""
+
+    def run(self, servers: Sequence[Server]) -> None:
+        self._script.write_text(wrk.script(self._scenario))
+        try:
+            for server in servers:
+                if can(server, self._scenario):
+                    self._start(server)
+            for number in range(self._tools.settings.rounds):
+                order = list(self._running)
+                turn = number % len(order) if order else 0
+                for name in order[turn:] + order[:turn]:
+                    self._round(name, number)
+        finally:
+            with self._tools.interrupts.deferred():
+                stop_all(self._running.values())
+
+    def _start(self, server: Server) -> None:
+        why = missing(server, self._tools.interpreters, self._scenario.packages)
+        if why is not None:
+            self._skip(server.name, why)
+            return
+        self._tools.progress.step(f"{self._scenario.name}: starting {server.name}")
+        try:
+            argv, port = self._command(server)
+            with self._tools.interrupts.deferred():
+                process = self._running[server.name] = Process(
+                    argv,
+                    port=port,
+                    core=self._tools.settings.server_core,
+                    log_path=self._tools.folder / f"{self._scenario.name}-{server.name}.log",
+                )
+            process.wait_ready(self._scenario)
+            self._load(process, self._tools.settings.warm_up_s)
+            process.check_alive("under its first load")
+            self._watch_idle(server.name, process)
+        except StartError as error:
+            self._drop(server.name, str(error), error.log)
+        except (wrk.WrkError, OSError) as error:
+            self._drop(server.name, f"could not be warmed up: {error}")
+
+    def _watch_idle(self, name: str, process: Process) -> None:
+        """Tell a server that spins from one that still clears up after the warm-up."""
+        share = 1.0
+        for _ in range(_IDLE_LOOKS):
+            before, began = process.meter(), time.monotonic_ns()
+            time.sleep(_IDLE_LOOK_S)
+            used = process.meter().cpu_since(before)
+            share = min(share, used / (time.monotonic_ns() - began))
+            if share <= IDLE_LIMIT:
+                break
+        self._result.idle[name] = share
+        if share > IDLE_LIMIT:
+            self._restless.add(name)
+            process.freeze()
+
+    def _command(self, server: Server) -> tuple[list[str], int]:
+        port = free_port()
+        fields = {"app": self._scenario.app, "port": str(port), "perf": str(HERE)}
+        if "{floor}" in server.argv:
+            fields["floor"] = str(build_floor(self._tools.folder))
+        elif server.program is not None:
+            fields[server.program] = shutil.which(server.program) or server.program
+        python = self._tools.interpreters.python(server)
+        if python is not None:
+            fields["python"] = str(python)
+        return fill(server.argv, fields), port
+
+    def _round(self, name: str, number: int) -> None:
+        process = self._running.get(name)
+        if process is None:
+            return
+        rounds = self._tools.settings.rounds
+        self._tools.progress.step(f"{self._scenario.name}: round {number + 1}/{rounds} {name}")
+        try:
+            sample = self._measure(name, process, number)
+        except wrk.WrkError as error:
+            how = process.ended()
+            why = f"{error}" if how is None else f"the server died ({how})"
+            self._drop(name, f"round {number + 1}: {why}", process.log_tail())
+            return
+        how = process.ended()
+        if how is not None:
+            self._drop(name, f"round {number + 1}: the server died ({how})", process.log_tail())
+        elif sample.requests == 0:
+            self._drop(name, f"round {number + 1}: answered nothing", process.log_tail())
+        else:
+            self._result.samples.setdefault(name, []).append(sample)
+
+    def _measure(self, name: str, process: Process, number: int) -> Sample:
+        if name in self._restless:
+            process.thaw()
+        before, began = process.meter(), time.monotonic_ns()
+        load = self._load(process, self._tools.settings.seconds)
+        after, ended = process.meter(), time.monotonic_ns()
+        if name in self._restless:
+            process.freeze()
+        return Sample(
+            round=number,
+            cpu_ns=after.cpu_since(before),
+            wall_ns=ended - began,
+            requests=load.requests,
+            duration_us=load.duration_us,
+            response_bytes=load.response_bytes,
+            p50_us=load.p50_us,
+            p99_us=load.p99_us,
+            max_us=load.max_us,
+            errors=load.errors,
+            rss_kib=after.rss_kib,
+        )
+
+    def _load(self, process: Process, seconds: float) -> wrk.Load:
+        settings = self._tools.settings
+        return wrk.run(
+            process.port,
+            self._scenario,
+            self._script,
+            seconds=seconds,
+            connections=settings.connections,
+            cores=[settings.load_core],
+            wrk=self._tools.wrk,
+        )
+
+    def _drop(self, name: str, why: str, log: str = "") -> None:
+        """Stop a server that failed, and say why; the samples it already has are kept."""
+        with self._tools.interrupts.deferred():
+            stop_all([self._running.pop(name)] if name in self._running else [])
+        self._skip(name, why)
+        for line in log.splitlines():
+            self._tools.progress.note(f"    | {line}")
+
+    def _skip(self, name: str, why: str) -> None:
+        """Record it; say it once, not once per scenario."""
+        self._result.skipped[name] = why
+        line = f"skipped {name}: {why}"
+        if line not in self._tools.noted:
+            self._tools.noted.add(line)
+            self._tools.progress.note(line)
+
+
+def can(server: Server, scenario: Scenario) -> bool:
+    """Whether the server takes part in the scenario at all: one with a fixed answer often does not."""
+    return server.scenarios is None or scenario.name in server.scenarios
+
+
+def build_floor(folder: Path) -> Path:
+    """Compile floor.c into ``folder``, once."""
+    binary = folder / "floor"
+    if not binary.exists():
+        command = ["cc", "-O2", "-std=c11", str(HERE / "floor.c"), "-o", str(binary)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise StartError("floor.c does not compile", done.stderr)
+    return binary

@@ -1,0 +1,141 @@
+"""The scenarios: one row per thing a client does to a server.
+
+Rules of this file: a row is data. What is sent, which app answers and what the right answer is are
+all here; how load is made is wrk.py's business. A scenario whose correct answer is not written down
+cannot be added, because a server that answers wrongly fast must not win.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from perf import apps
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One kind of request, the app that answers it, and the answer a correct server gives."""
+
+    name: str
+    what: str
+    app: str
+    expect_body: bytes
+    method: str = "GET"
+    path: str = "/"
+    headers: Headers = ()
+    body: bytes = b""
+    pipeline: int = 1
+    """Requests written at once on a connection, before the first answer is read."""
+    packages: tuple[str, ...] = ()
+    """What the server's own interpreter must have installed to run the app."""
+
+
+# The header set of a desktop browser's navigation request, Host not counted (wrk adds it).
+BROWSER_HEADERS: Headers = (
+    ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+    ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    ("Accept-Language", "en-US,en;q=0.5"),
+    ("Accept-Encoding", "gzip, deflate, br, zstd"),
+    ("Referer", "https://example.test/catalogue?page=2"),
+    ("Connection", "keep-alive"),
+    ("Cookie", "session=0f8fad5bd9cb469fa16570867728950e; theme=dark"),
+    ("Upgrade-Insecure-Requests", "1"),
+    ("Sec-Fetch-Dest", "document"),
+    ("Sec-Fetch-Mode", "navigate"),
+    ("Sec-Fetch-Site", "same-origin"),
+    ("Priority", "u=0, i"),
+)
+
+_PLAIN = "perf.apps:plain"
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        name="plain",
+        what="GET, a 13-byte body and two headers",
+        app=_PLAIN,
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="browser",
+        what="as plain, with a browser's twelve request headers",
+        app=_PLAIN,
+        headers=BROWSER_HEADERS,
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="json",
+        what="GET, a small JSON document encoded per request",
+        app="perf.apps:json",
+        expect_body=json.dumps(apps.JSON_DOCUMENT).encode(),
+    ),
+    Scenario(
+        name="post-1k",
+        what="POST of 1 KiB that the app reads",
+        app="perf.apps:read_body",
+        method="POST",
+        headers=(("Content-Type", "application/octet-stream"),),
+        body=b"p" * 1024,
+        expect_body=b"1024",
+    ),
+    Scenario(
+        name="body-100k",
+        what="GET, a 100 KiB response body",
+        app="perf.apps:body_100k",
+        expect_body=apps.BODY_100K,
+    ),
+    Scenario(
+        name="stream",
+        what="GET, ten chunks of 1 KiB without a content-length",
+        app="perf.apps:stream",
+        expect_body=apps.STREAM_CHUNK * apps.STREAM_CHUNKS,
+    ),
+    Scenario(
+        name="pipelined-16",
+        what="as plain, sixteen requests in one write",
+        app=_PLAIN,
+        pipeline=16,
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="suspend",
+        what="as plain, after one await asyncio.sleep(0)",
+        app="perf.apps:suspend",
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="connection-per-request",
+        what="as plain, Connection: close and a new connection for every request",
+        app=_PLAIN,
+        headers=(("Connection", "close"),),
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="starlette",
+        what="one Starlette route",
+        app="perf.starlette_app:app",
+        packages=("starlette",),
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="fastapi",
+        what="one FastAPI route with a path and a query parameter",
+        app="perf.fastapi_app:app",
+        path="/items/42?q=shard",
+        packages=("fastapi",),
+        expect_body=b'{"id":42,"q":"shard"}',
+    ),
+)
+
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+def request_bytes(scenario: Scenario, host: str) -> bytes:
+    """One request of the scenario as it goes on the wire, for the correctness probe."""
+    lines = [f"{scenario.method} {scenario.path} HTTP/1.1", f"Host: {host}"]
+    lines += [f"{name}: {value}" for name, value in scenario.headers]
+    if scenario.body:
+        lines.append(f"Content-Length: {len(scenario.body)}")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + scenario.body

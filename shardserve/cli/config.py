@@ -1,0 +1,35 @@
+"""``shardserve config check`` and ``shardserve config show``.
+
+May hold no knowledge of a setting: the loader judges, ``config/render.py`` writes.
+"""
+
+from __future__ import annotations
+
+import click
+
+from ..config import render
+from .options import SettingsCommand, config_of, config_option, loader_of, settings_options
+
+
+@click.group("config")
+def config() -> None:
+    """Check the settings, or show where each one comes from."""
+
+
+@config.command("check")
+@config_option
+@click.pass_context
+def check(ctx: click.Context, /, **_: object) -> None:
+    """Check the file and the environment, and report every mistake."""
+    reading = loader_of(ctx).read()
+    config_of(ctx, reading)
+    click.echo(f"{reading.path or 'no configuration file; the environment'}: no mistakes")
+
+
+@config.command("show", cls=SettingsCommand)
+@settings_options
+@click.pass_context
+def show(ctx: click.Context, /, **_: object) -> None:
+    """Print every setting, its value and where it came from."""
+    reading = loader_of(ctx).read()
+    click.echo(render.show(config_of(ctx, reading), reading.sources))

@@ -1,0 +1,331 @@
+"""THE one declaration of a setting, and the frozen ``Config`` made of them.
+
+Rules of this file: a setting is one field of ``Config``, declared with ``setting()``. Its flag,
+environment variable, file key, help, documentation, check and JSON form all follow from that field;
+a second place that lists settings is a bug. The names follow from the attribute:
+
+    attribute    timeout_keep_alive_s            units are in attribute names only
+    flag         --timeout-keep-alive            Uvicorn's name wherever Uvicorn has one
+    file key     timeout-keep-alive              timeout_keep_alive reads the same
+    environment  SHARDSERVE_TIMEOUT_KEEP_ALIVE
+
+A ``Config`` that exists is valid: the constructor checks every field. Reading files, variables and
+flags is ``load.py``; no I/O, no logging and no click here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from .values import (
+    BindAddress,
+    Choice,
+    FileMode,
+    FilePath,
+    Header,
+    ImportString,
+    Integer,
+    Kind,
+    Many,
+    Seconds,
+    Switch,
+    Text,
+    UnixPath,
+)  # fmt: skip
+
+ENV_PREFIX = "SHARDSERVE_"
+
+# Sections of --help and of the reference, in this order.
+APPLICATION, ADDRESS, PROCESSES, TIMEOUTS, LOGS, RESPONSES = (
+    "Application", "Address", "Processes", "Timeouts", "Logs", "Responses",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """The facts about one field of Config. ``default`` is the checked value, never text."""
+
+    attribute: str
+    kind: Kind
+    default: Any
+    help: str
+    group: str
+    unit: str
+    reloadable: bool  # a HUP adopts a change; otherwise it waits for a restart
+    argument: bool  # a positional argument of the command line, not a flag
+    flag_name: str  # without dashes; "" means the file key
+    fallback_env: tuple[str, ...]  # other people's variables, read after our own
+    unset: str  # what None means, in words
+
+    @property
+    def name(self) -> str:
+        """The attribute without its unit: how everything but Python code calls it."""
+        return self.attribute.removesuffix(f"_{self.unit}") if self.unit else self.attribute
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("_", "-")
+
+    @property
+    def flag(self) -> str:
+        return self.metavar if self.argument else f"--{self.flag_name or self.key}"
+
+    @property
+    def negative_flag(self) -> str | None:
+        """Every switch can be switched off again: the file or the environment may have it on."""
+        return f"--no-{self.flag_name or self.key}" if isinstance(self.kind, Switch) else None
+
+    @property
+    def metavar(self) -> str:
+        return self.kind.metavar
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        """The variables that set it, the strongest first."""
+        return (ENV_PREFIX + self.name.upper(), *self.fallback_env)
+
+    def check(self, value: object) -> Any:
+        """A Python value, normalised. Raises ValueError."""
+        return None if value is None and self.default is None else self.kind.check(value)
+
+    def to_text(self, value: Any) -> str:
+        return self.unset if value is None else self.kind.to_text(value)
+
+
+def setting(
+    default: Any,
+    kind: Kind,
+    *,
+    help: str,
+    group: str,
+    unit: str = "",
+    reloadable: bool = True,
+    argument: bool = False,
+    flag_name: str = "",
+    fallback_env: tuple[str, ...] = (),
+    unset: str = "none",
+) -> Any:
+    """Declare one field of Config."""
+    facts = {
+        "kind": kind, "default": default, "help": help, "group": group, "unit": unit,
+        "reloadable": reloadable, "argument": argument, "flag_name": flag_name,
+        "fallback_env": fallback_env, "unset": unset,
+    }  # fmt: skip
+    return dataclasses.field(default=default, kw_only=not argument, metadata=facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting of one server. Raises ConfigError, naming every wrong field, if it is not valid."""
+
+    # fmt: off
+    # Application
+    app: str = setting(
+        "", ImportString(), argument=True, group=APPLICATION,
+        help="The application to serve, as module:attribute.",
+    )
+    app_dir: str = setting(
+        "", FilePath(), group=APPLICATION,
+        help="Directory to look for APP in, put first on the import path. Empty is the current one.",
+    )
+    factory: bool = setting(
+        False, Switch(), group=APPLICATION,
+        help="APP is a function that takes nothing and returns the application.",
+    )
+    lifespan: str = setting(
+        "auto", Choice(("auto", "on", "off")), group=APPLICATION,
+        help="Run the application's lifespan: on insists, off skips, auto runs it if there is one.",
+    )
+    root_path: str = setting(
+        "", Text(), group=APPLICATION,
+        help="The path the application is mounted at behind a proxy: ASGI's root_path.",
+    )
+    reset_contextvars: bool = setting(
+        False, Switch(), group=APPLICATION,
+        help="Run each request in a fresh context, without the variables set at import and startup.",
+    )
+
+    # Address
+    host: str = setting(
+        "127.0.0.1", Text(), group=ADDRESS, reloadable=False,
+        help="Listen on this address.",
+    )
+    port: int = setting(
+        8000, Integer(0, 65535), group=ADDRESS, reloadable=False,
+        help="Listen on this port; 0 picks a free one.",
+    )
+    uds: str | None = setting(
+        None, UnixPath(), group=ADDRESS, reloadable=False,
+        help="Listen on a Unix domain socket at this path, instead of host and port.",
+    )
+    uds_permissions: int = setting(
+        0o666, FileMode(), group=ADDRESS, reloadable=False,
+        help="File mode of Unix domain sockets.",
+    )
+    fd: int | None = setting(
+        None, Integer(0), group=ADDRESS, reloadable=False,
+        help="Listen on this inherited file descriptor, instead of host and port.",
+    )
+    bind: tuple[str, ...] = setting(
+        (), Many(BindAddress(), ","), group=ADDRESS, reloadable=False,
+        help="Listen here: host:port, [::1]:8000, :8000, unix:/path or fd://3. Repeatable; replaces --host, "
+        "--port, --uds and --fd.",
+    )
+    backlog: int = setting(
+        2048, Integer(1, 2**31 - 1), group=ADDRESS, reloadable=False,
+        help="How many connections may wait to be accepted, for each worker.",
+    )
+
+    # Processes
+    workers: int | None = setting(
+        None, Integer(1, 1024), group=PROCESSES, reloadable=False, fallback_env=("WEB_CONCURRENCY",),
+        unset="one per usable core",
+        help="How many worker processes.",
+    )
+    affinity: bool = setting(
+        True, Switch(), group=PROCESSES,
+        help="Pin each worker to a core of its own.",
+    )
+
+    # Timeouts
+    timeout_keep_alive_s: float = setting(
+        75.0, Seconds(), unit="s", group=TIMEOUTS,
+        # nginx's keepalive_timeout, and longer than the 60 s idle timeout of common load balancers,
+        # which must be the side that closes; Uvicorn's 5 s loses that race.
+        help="Close a connection that has been idle this long.",
+    )
+    timeout_graceful_shutdown_s: float = setting(
+        30.0, Seconds(), unit="s", group=TIMEOUTS,
+        # Kubernetes' terminationGracePeriodSeconds.
+        help="At shutdown and reload: how long requests in flight may take before they are cut.",
+    )
+    timeout_drain_idle_s: float = setting(
+        5.0, Seconds(), unit="s", group=TIMEOUTS,
+        help="At reload: how long an idle connection may still bring one more request before it is closed.",
+    )
+
+    # Logs
+    log_level: str = setting(
+        "info", Choice(("critical", "error", "warning", "info", "debug", "trace")), group=LOGS,
+        help="Log messages of this level and above.",
+    )
+    access_log: bool = setting(
+        True, Switch(), group=LOGS,
+        help="Log one line for each request.",
+    )
+    use_colors: bool | None = setting(
+        None, Switch(), group=LOGS, unset="auto",
+        help="Colour the log; auto does on a terminal where NO_COLOR is not set.",
+    )
+
+    # Responses
+    server_header: bool = setting(
+        True, Switch(), group=RESPONSES,
+        help="Send a Server header.",
+    )
+    date_header: bool = setting(
+        True, Switch(), group=RESPONSES,
+        help="Send a Date header.",
+    )
+    headers: tuple[tuple[str, str], ...] = setting(
+        (), Many(Header(), "\n"), flag_name="header", group=RESPONSES,
+        help='Add this header to every response: "Name: value". Repeatable.',
+    )
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        for one in SETTINGS:
+            try:
+                object.__setattr__(self, one.attribute, one.check(getattr(self, one.attribute)))
+            except ValueError as error:
+                mistakes.append(Mistake(one.name, str(error)))
+        if not mistakes:
+            changed = {
+                one.attribute: one.name for one in SETTINGS if getattr(self, one.attribute) != one.default
+            }
+            mistakes = conflicts({attribute: getattr(self, attribute) for attribute in changed}, changed)
+        if mistakes:
+            raise ConfigError(describe(mistakes))
+
+
+SETTINGS: tuple[Setting, ...] = tuple(
+    Setting(attribute=field.name, **field.metadata) for field in dataclasses.fields(Config)
+)
+BY_ATTRIBUTE: Mapping[str, Setting] = {one.attribute: one for one in SETTINGS}
+BY_NAME: Mapping[str, Setting] = {one.name: one for one in SETTINGS}
+
+
+# What is wrong with a configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """``origin`` is where it was written: "/etc/shardserve.toml:3", "env SHARDSERVE_PORT", "flag --port"."""
+
+    origin: str
+    text: str
+
+
+def describe(mistakes: Iterable[Mistake]) -> str:
+    """Every mistake, one to a line, as the text of a ConfigError."""
+    lines = [f"{mistake.origin}: {mistake.text}" for mistake in mistakes]
+    count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    return "\n".join([f"the configuration has {count}:", *(f"  {line}" for line in lines)])
+
+
+def conflicts(given: Mapping[str, Any], origins: Mapping[str, str]) -> list[Mistake]:
+    """What is wrong between settings that are each valid. ``given`` has only what was set explicitly."""
+    if not given.get("bind"):
+        return []
+    return [
+        Mistake(
+            origins[attribute],
+            f"{attribute} cannot be given together with bind ({origins['bind']}); add it to bind",
+        )
+        for attribute in ("host", "port", "uds", "fd")
+        if attribute in given
+    ]
+
+
+def nearest(word: str, *, cutoff: float = 0.6) -> str | None:
+    """The name of the setting that ``word`` probably meant, or None. Either spelling of dashes."""
+    close = difflib.get_close_matches(word.replace("-", "_").lower(), BY_NAME, n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+# A Config as data
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Every setting, as the START message carries it. ``from_json`` gives back an equal Config."""
+    return {
+        one.attribute: None if (value := getattr(config, one.attribute)) is None else one.kind.to_json(value)
+        for one in SETTINGS
+    }
+
+
+def from_json(data: Mapping[str, Any]) -> Config:
+    """The Config that ``to_json`` wrote. Raises ConfigError for a setting this version does not have."""
+    unknown = sorted(set(data) - set(BY_ATTRIBUTE))
+    if unknown:
+        # The package was replaced under a running master.
+        names = ", ".join(unknown)
+        raise ConfigError(f"settings unknown to this version of shardserve: {names}; restart the master")
+    return Config(**data)
+
+
+def adopt(running: Config, wanted: Config) -> tuple[Config, tuple[str, ...]]:
+    """What a reload may adopt of ``wanted``, and the names of the changes that wait for a restart."""
+    waiting = tuple(
+        one
+        for one in SETTINGS
+        if not one.reloadable and getattr(wanted, one.attribute) != getattr(running, one.attribute)
+    )
+    kept = {one.attribute: getattr(running, one.attribute) for one in waiting}
+    return dataclasses.replace(wanted, **kept), tuple(one.key for one in waiting)

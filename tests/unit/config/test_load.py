@@ -1,0 +1,317 @@
+"""Precedence, origins, and every mistake with its place."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from shardserve.config.load import Loader, from_keywords
+from shardserve.config.model import SETTINGS, Config
+from shardserve.errors import ConfigError
+
+Env = dict[str, str] | None
+
+
+def load(
+    tmp_path: Path, file: str | None = None, env: Env = None, **flags: object
+) -> tuple[Config, dict[str, str]]:
+    if file is not None:
+        (tmp_path / "shardserve.toml").write_text(file)
+    return Loader(flags, environ=env or {}, directory=tmp_path).load()
+
+
+def mistakes(
+    tmp_path: Path, file: str | None = None, env: dict[str, str] | None = None, **flags: object
+) -> list[str]:
+    """Each mistake as "origin: text", the directory taken out."""
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, file, env, **flags)
+    first, *rest = str(raised.value).replace(f"{tmp_path}/", "").splitlines()
+    assert first == f"the configuration has {len(rest)} mistake{'s' if len(rest) > 1 else ''}:"
+    return [line.removeprefix("  ") for line in rest]
+
+
+# Precedence and origins
+
+
+def test_nothing_given(tmp_path: Path) -> None:
+    config, sources = load(tmp_path)
+    assert config == Config()
+    assert sources == {one.attribute: "default" for one in SETTINGS}
+
+
+def test_flag_over_env_over_file_over_default(tmp_path: Path) -> None:
+    file = "port = 1\nbacklog = 2\n\nlog-level = 'debug'\n"
+    env = {"SHARDSERVE_PORT": "10", "SHARDSERVE_BACKLOG": "20"}
+    config, sources = load(tmp_path, file, env, port="100")
+    assert (config.port, config.backlog, config.log_level, config.host) == (100, 20, "debug", "127.0.0.1")
+    assert sources["port"] == "flag --port"
+    assert sources["backlog"] == "env SHARDSERVE_BACKLOG"
+    assert sources["log_level"] == f"{tmp_path}/shardserve.toml:4"
+    assert sources["host"] == "default"
+
+
+def test_a_stronger_source_may_say_the_default(tmp_path: Path) -> None:
+    config, sources = load(tmp_path, "affinity = false\nport = 9", {"SHARDSERVE_PORT": "8000"}, affinity=True)
+    assert (config.affinity, config.port) == (True, 8000)
+    assert (sources["affinity"], sources["port"]) == ("flag --affinity", "env SHARDSERVE_PORT")
+
+
+@pytest.mark.parametrize("key", ["timeout-keep-alive", "timeout_keep_alive", "'timeout-keep-alive'"])
+def test_both_spellings_of_a_key(tmp_path: Path, key: str) -> None:
+    assert load(tmp_path, f"{key} = 3")[0].timeout_keep_alive_s == 3.0
+
+
+def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
+    file = """
+    app = "a:b"
+    app_dir = "/srv"
+    factory = true
+    lifespan = "off"
+    root_path = "/x"
+    reset_contextvars = true
+    host = "::1"
+    port = 1
+    uds = "/u"
+    uds_permissions = "600"
+    fd = 3
+    backlog = 7
+    workers = 4
+    affinity = false
+    timeout_keep_alive = 1
+    timeout_graceful_shutdown = 2.5
+    timeout_drain_idle = 3
+    log_level = "error"
+    access_log = false
+    use_colors = true
+    server_header = false
+    date_header = false
+    headers = ["A: b"]
+    """
+    config, sources = load(tmp_path, file)
+    assert [name for name, origin in sources.items() if origin == "default"] == ["bind"]
+    assert config == Config(
+        "a:b", app_dir="/srv", factory=True, lifespan="off", root_path="/x", reset_contextvars=True,
+        host="::1", port=1, uds="/u", uds_permissions=0o600, fd=3, backlog=7, workers=4, affinity=False,
+        timeout_keep_alive_s=1, timeout_graceful_shutdown_s=2.5, timeout_drain_idle_s=3, log_level="error",
+        access_log=False, use_colors=True, server_header=False, date_header=False, headers=(("A", "b"),),
+    )  # fmt: skip
+
+
+def test_environment_lists(tmp_path: Path) -> None:
+    env = {"SHARDSERVE_BIND": ":80, unix:/a", "SHARDSERVE_HEADERS": "A: 1, 2\nB: 3"}
+    config, _ = load(tmp_path, env=env)
+    assert config.bind == (":80", "unix:/a")
+    assert config.headers == (("A", "1, 2"), ("B", "3"))
+
+
+def test_flag_lists_replace_those_of_weaker_sources(tmp_path: Path) -> None:
+    config, _ = load(tmp_path, "headers = ['A: 1', 'B: 2']", headers=("C: 3",))
+    assert config.headers == (("C", "3"),)
+
+
+def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
+    config, sources = load(tmp_path, "port = 9", {"SHARDSERVE_PORT": "", "SHARDSERVE_WORKERS": ""})
+    assert (config.port, sources["workers"]) == (9, "default")
+
+
+def test_web_concurrency_is_the_weaker_variable(tmp_path: Path) -> None:
+    config, sources = load(tmp_path, "workers = 1", {"WEB_CONCURRENCY": "2"})
+    assert (config.workers, sources["workers"]) == (2, "env WEB_CONCURRENCY")
+    config, sources = load(tmp_path, None, {"WEB_CONCURRENCY": "2", "SHARDSERVE_WORKERS": "3"})
+    assert (config.workers, sources["workers"]) == (3, "env SHARDSERVE_WORKERS")
+
+
+def test_the_process_environment_is_the_default_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDSERVE_PORT", "77")
+    monkeypatch.chdir(tmp_path)
+    assert Loader().load()[0].port == 77
+
+
+# Which file
+
+
+def test_the_file_of_the_flag_wins_over_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "flag.toml").write_text("port = 1")
+    (tmp_path / "env.toml").write_text("port = 2")
+    (tmp_path / "shardserve.toml").write_text("port = 3")
+    env = {"SHARDSERVE_CONFIG": "env.toml"}
+    assert Loader(file="flag.toml", environ=env, directory=tmp_path).load()[0].port == 1
+    assert Loader(environ=env, directory=tmp_path).load()[0].port == 2
+    assert Loader(environ={}, directory=tmp_path).load()[0].port == 3
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothere\.toml: there is no such file"):
+        Loader(file="nothere.toml", environ={}, directory=tmp_path).load()
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "shardserve.toml").mkdir()
+    assert mistakes(tmp_path) == ["shardserve.toml: cannot be read: Is a directory"]
+
+
+def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "shardserve.toml").write_bytes(b"app = '\xff'")
+    assert mistakes(tmp_path) == ["shardserve.toml: is not UTF-8 at byte 7"]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "expected"),
+    [
+        ("\nwokers = 2", 2, "unknown setting wokers; did you mean workers?"),
+        ("timeout_keepalive = 2", 1, "unknown setting timeout_keepalive; did you mean timeout-keep-alive?"),
+        ("log_level_s = ''", 1, "unknown setting log_level_s; did you mean log-level?"),
+        ("qqq = 2", 1, "unknown setting qqq"),
+        ("port = '80'", 1, 'port: "80" is not an integer from 0 to 65535'),
+        ("port = true", 1, "port: true is not an integer from 0 to 65535"),
+        ("port = [\n1]", 1, "port: a list is not an integer from 0 to 65535"),
+        ("port.x = 1", 1, "port: a table is not an integer from 0 to 65535"),
+        ("port = 1979-05-27", 1, "port: 1979-05-27 is not an integer from 0 to 65535"),
+        (
+            "timeout-keep-alive = inf",
+            1,
+            "timeout_keep_alive: inf is not a number of seconds from 0 to 604800",
+        ),
+        ("bind = ':80'", 1, 'bind: ":80" is not a list; write [[]":80"]'),
+        ("uds-permissions = 660", 1, "uds_permissions: 660 is not text; write the octal mode in quotes,*"),
+        ("headers = ['Connection: x']", 1, "headers: Connection frames the message;*"),
+        ("port = 1\n\nport = 2", 3, "port is set twice; it is also on line 1"),
+        ("log-level = 'info'\nlog_level = 'info'", 2, "log_level is set twice; it is also on line 1"),
+        ("[x]\nport = 1", 1, "[[]x] is a table; settings are keys at the top level, without tables"),
+        ("port = \n", 1, "Invalid value (column 8)"),
+    ],
+)
+def test_one_mistake_in_a_file(tmp_path: Path, file: str, line: int, expected: str) -> None:
+    [mistake] = mistakes(tmp_path, file)
+    # A * stands for the rest; ? stands for itself too.
+    assert fnmatchcase(mistake, f"shardserve.toml:{line}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"SHARDSERVE_PORT": "x"}, 'env SHARDSERVE_PORT: port: "x" is not an integer from 0 to 65535'),
+        ({"WEB_CONCURRENCY": "0"}, "env WEB_CONCURRENCY: workers: 0 is not an integer from 1 to 1024"),
+        (
+            {"SHARDSERVE_PROT": "1"},
+            "env SHARDSERVE_PROT: there is no such variable; did you mean SHARDSERVE_PORT?",
+        ),
+        (
+            {"SHARDSERVE_BACKLOGS": "1"},
+            "env SHARDSERVE_BACKLOGS: there is no such variable; did you mean SHARDSERVE_BACKLOG?",
+        ),
+    ],
+)
+def test_one_mistake_in_the_environment(tmp_path: Path, env: dict[str, str], expected: str) -> None:
+    assert mistakes(tmp_path, env=env) == [expected]
+
+
+def test_variables_of_others_are_let_be(tmp_path: Path) -> None:
+    env = {"SHARDSERVE_FOO": "1", "SHARDSERVE_SERVICE_PORT": "80", "SHARDSERVE_PORT_80_TCP": "x", "PORT": "1"}
+    assert load(tmp_path, env=env)[0] == Config()
+
+
+def test_a_kubernetes_service_link_is_recognised(tmp_path: Path) -> None:
+    [mistake] = mistakes(tmp_path, env={"SHARDSERVE_PORT": "tcp://10.0.0.1:80"})
+    assert "enableServiceLinks: false" in mistake
+
+
+def test_all_mistakes_of_all_sources_at_once(tmp_path: Path) -> None:
+    file = "port = 99999\nwokers = 2\nlifespan = 'maybe'\nbacklog = 1\nbacklog = 2\n[x]\n"
+    env = {"SHARDSERVE_PORT": "x", "SHARDSERVE_ACCESS_LOG": "perhaps"}
+    assert mistakes(tmp_path, file, env, app="main", port="80", headers=("A",)) == [
+        "shardserve.toml:1: port: 99999 is not an integer from 0 to 65535",
+        "shardserve.toml:2: unknown setting wokers; did you mean workers?",
+        'shardserve.toml:3: lifespan: "maybe" is not one of auto, on, off',
+        "shardserve.toml:5: backlog is set twice; it is also on line 4",
+        "shardserve.toml:6: [x] is a table; settings are keys at the top level, without tables",
+        'env SHARDSERVE_PORT: port: "x" is not an integer from 0 to 65535',
+        'env SHARDSERVE_ACCESS_LOG: access_log: "perhaps" is not true or false (also 1, 0, yes, no, on, off)',
+        'argument APP: app: "main" names no attribute; for example "main:app"',
+        'flag --header: headers: "A" is not a header such as "X-Frame-Options: DENY"',
+    ]
+
+
+def test_a_syntax_error_does_not_hide_the_other_sources(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, "port = 1\nwhat is this", {"SHARDSERVE_FD": "x"}, workers="0")
+    assert [line.split(": ")[0] for line in found] == [
+        "shardserve.toml:2",
+        "env SHARDSERVE_FD",
+        "flag --workers",
+    ]
+
+
+@pytest.mark.parametrize(("attribute", "raw"), [("host", "::"), ("port", "8000"), ("uds", "/a"), ("fd", "3")])
+def test_bind_excludes_the_single_address(tmp_path: Path, attribute: str, raw: str) -> None:
+    [mistake] = mistakes(tmp_path, "bind = [':80']", **{attribute: raw})
+    expected = f"{attribute} cannot be given together with bind (shardserve.toml:1); add it to bind"
+    assert mistake == f"flag --{attribute}: {expected}"
+
+
+# Reading again
+
+
+def test_reload_sees_the_new_file_and_keeps_the_flags(tmp_path: Path) -> None:
+    path = tmp_path / "shardserve.toml"
+    path.write_text("app = 'a:b'\nport = 1\nlog-level = 'info'")
+    loader = Loader({"port": "9"}, environ={}, directory=tmp_path)
+    before, _ = loader.load()
+    path.write_text("app = 'a:c'\nport = 2\nlog-level = 'debug'")
+    after = loader.reload()
+    assert (before.app, before.port, before.log_level) == ("a:b", 9, "info")
+    assert (after.app, after.port, after.log_level) == ("a:c", 9, "debug")
+
+
+def test_reload_refuses_mistakes_and_a_vanished_file_or_app(tmp_path: Path) -> None:
+    path = tmp_path / "shardserve.toml"
+    path.write_text("app = 'a:b'")
+    loader = Loader(environ={}, directory=tmp_path)
+    loader.load()
+    path.write_text("app = 'a:b'\nport = -1")
+    with pytest.raises(ConfigError, match=r"shardserve\.toml:2: port: -1"):
+        loader.reload()
+    path.write_text("")
+    with pytest.raises(ConfigError, match=r"no app"):
+        loader.reload()
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"no such file"):
+        loader.reload()
+
+
+def test_reload_stays_in_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shardserve.toml").write_text("app = 'a:b'")
+    monkeypatch.chdir(tmp_path)
+    loader = Loader(environ={})
+    loader.load()
+    monkeypatch.chdir("/")
+    assert loader.reload().app == "a:b"
+
+
+# From Python
+
+
+def test_keywords_go_by_attribute_or_by_name() -> None:
+    config = from_keywords("a:b", {"timeout_keep_alive": 5, "timeout_drain_idle_s": 1, "port": 1}, {})
+    assert config == Config("a:b", timeout_keep_alive_s=5.0, timeout_drain_idle_s=1.0, port=1)
+
+
+def test_keywords_read_no_variables_but_web_concurrency() -> None:
+    environ = {"WEB_CONCURRENCY": "3", "SHARDSERVE_PORT": "1", "SHARDSERVE_PROT": "1"}
+    assert from_keywords("a:b", {}, environ) == Config("a:b", workers=3)
+    assert from_keywords("a:b", {"workers": 2}, environ).workers == 2
+
+
+def test_wrong_keywords_are_named_together() -> None:
+    with pytest.raises(ConfigError) as raised:
+        from_keywords("a", {"prot": 1, "port": "80"}, {})
+    assert str(raised.value).splitlines()[1:] == [
+        '  argument app: app: "a" names no attribute; for example "a:app"',
+        "  argument prot: unknown setting prot; did you mean port?",
+        '  argument port: port: "80" is not an integer from 0 to 65535',
+    ]

@@ -1,0 +1,202 @@
+"""The declaration itself: names, defaults, checks, and the way to the worker and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import Any, get_type_hints
+
+import pytest
+
+from shardserve import control
+from shardserve.config.model import (
+    BY_ATTRIBUTE,
+    SETTINGS,
+    Config,
+    Setting,
+    adopt,
+    from_json,
+    nearest,
+    to_json,
+)
+from shardserve.errors import ConfigError
+
+# A value of every setting that is not its default.
+OTHER: dict[str, Any] = {
+    "app": "main:app",
+    "app_dir": "/srv",
+    "factory": True,
+    "lifespan": "on",
+    "root_path": "/api",
+    "reset_contextvars": True,
+    "host": "::",
+    "port": 0,
+    "uds": "/run/a.sock",
+    "uds_permissions": 0o600,
+    "fd": 3,
+    "bind": (":80", "unix:/b"),
+    "backlog": 5,
+    "workers": 3,
+    "affinity": False,
+    "timeout_keep_alive_s": 0.1,
+    "timeout_graceful_shutdown_s": 604800.0,
+    "timeout_drain_idle_s": 0.0,
+    "log_level": "trace",
+    "access_log": False,
+    "use_colors": False,
+    "server_header": False,
+    "date_header": False,
+    "headers": (("X-A", "ü"), ("X-A", "")),
+}
+
+
+@pytest.mark.parametrize("one", SETTINGS, ids=lambda one: one.attribute)
+class TestEverySetting:
+    def test_has_all_facts(self, one: Setting) -> None:
+        assert one.help.endswith(".")
+        assert one.group
+        assert one.metavar or one.negative_flag
+        assert one.flag.startswith("--") or one.argument
+        assert one.env[0] == f"SHARDSERVE_{one.name.upper()}"
+
+    def test_default_is_a_checked_value(self, one: Setting) -> None:
+        if one.default is not None:
+            checked = one.kind.check(one.default)
+            assert checked == one.default
+            assert type(checked) is type(one.default)
+
+    def test_unit_is_in_the_attribute_only(self, one: Setting) -> None:
+        assert one.attribute == (f"{one.name}_{one.unit}" if one.unit else one.name)
+
+    def test_optional_is_what_the_annotation_says(self, one: Setting) -> None:
+        hint = get_type_hints(Config)[one.attribute]
+        assert (type(None) in getattr(hint, "__args__", ())) == (one.default is None)
+
+    def test_is_carried_to_the_worker(self, one: Setting) -> None:
+        config = Config(**{one.attribute: OTHER[one.attribute]})
+        assert getattr(config, one.attribute) == OTHER[one.attribute] != one.default
+        back = from_json(json.loads(json.dumps(to_json(config))))
+        assert back == config
+        assert type(getattr(back, one.attribute)) is type(getattr(config, one.attribute))
+
+
+def test_flags_and_variables_are_unique() -> None:
+    flags = [flag for one in SETTINGS for flag in (one.flag, one.negative_flag) if flag]
+    assert len(set(flags)) == len(flags)
+    variables = [variable for one in SETTINGS for variable in one.env]
+    assert len(set(variables)) == len(variables)
+
+
+def test_json_travels_in_a_start_message() -> None:
+    config = Config("main:app", headers=(("A", "b"),), timeout_keep_alive_s=7)
+    start = control.Start(slot=0, generation=1, core=None, config=to_json(config))
+    received = control.decode(control.encode(start))
+    assert isinstance(received, control.Start)
+    assert from_json(received.config) == config
+
+
+def test_from_json_of_another_version() -> None:
+    with pytest.raises(ConfigError, match=r"unknown to this version of shardserve: colour, speed; restart"):
+        from_json({"speed": 1, "app": "a:b", "colour": 2})
+
+
+def test_the_constructor_names_every_wrong_field() -> None:
+    with pytest.raises(ConfigError) as raised:
+        Config("main", port=70000, timeout_keep_alive_s=-1, use_colors=None, workers=True)
+    assert str(raised.value).splitlines() == [
+        "the configuration has 4 mistakes:",
+        '  app: "main" names no attribute; for example "main:app"',
+        "  port: 70000 is not an integer from 0 to 65535",
+        "  workers: true is not an integer from 1 to 1024",
+        "  timeout_keep_alive: -1 is not a number of seconds from 0 to 604800",
+    ]
+
+
+def test_the_constructor_refuses_bind_beside_port() -> None:
+    with pytest.raises(ConfigError, match=r"port cannot be given together with bind"):
+        Config(bind=(":80",), port=81)
+
+
+def test_the_constructor_normalises() -> None:
+    settings: dict[str, Any] = {"headers": [["A", "b"]], "timeout_keep_alive_s": 5, "log_level": "INFO"}
+    assert Config(**settings) == Config(headers=(("A", "b"),), timeout_keep_alive_s=5.0, log_level="info")
+
+
+def test_config_is_frozen_and_hashable() -> None:
+    config = Config(bind=(":80",))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.port = 1  # type: ignore[misc]
+    assert hash(config) == hash(Config(bind=(":80",)))
+
+
+def test_adopt_keeps_what_a_running_master_cannot_change() -> None:
+    running = Config("old:app", bind=(":80",), workers=2)
+    wanted = Config("new:app", port=81, workers=3, log_level="debug")
+    adopted, waiting = adopt(running, wanted)
+    assert adopted == Config("new:app", bind=(":80",), workers=2, log_level="debug")
+    assert waiting == ("port", "bind", "workers")
+    assert adopt(running, dataclasses.replace(running, app="x:y"))[1] == ()
+
+
+def test_sockets_are_what_needs_a_restart() -> None:
+    fixed = {one.attribute for one in SETTINGS if not one.reloadable}
+    assert fixed == {"host", "port", "uds", "uds_permissions", "fd", "bind", "backlog", "workers"}
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("wokers", "workers"), ("timeout-keepalive", "timeout_keep_alive"), ("LOG-LEVL", "log_level"),
+     ("header", "headers"), ("zzz", None)],
+)  # fmt: skip
+def test_nearest(word: str, meant: str | None) -> None:
+    assert nearest(word) == meant
+
+
+def test_uvicorn_names() -> None:
+    """Every setting that Uvicorn has goes by Uvicorn's flag (design/peers.md §2.1)."""
+    uvicorn = {
+        "host", "port", "uds", "fd", "workers", "lifespan", "log-level", "access-log", "use-colors",
+        "server-header", "date-header", "root-path", "backlog", "timeout-keep-alive",
+        "timeout-graceful-shutdown", "header", "app-dir", "reset-contextvars", "factory",
+    }  # fmt: skip
+    flags = {one.flag.removeprefix("--") for one in SETTINGS}
+    assert uvicorn <= flags
+    assert flags - uvicorn == {"APP", "uds-permissions", "bind", "affinity", "timeout-drain-idle"}
+
+
+def test_uvicorn_defaults() -> None:
+    """The same default as the Uvicorn that is installed, or a reason here."""
+    uvicorn = pytest.importorskip("uvicorn.main")
+    different = {
+        "workers",  # None is 1 there
+        "timeout_keep_alive_s",  # 5 there
+        "timeout_graceful_shutdown_s",  # no limit there
+        "log_level",  # None there, and that means info
+    }
+    theirs = {param.name: param for param in uvicorn.main.params}
+    compared = 0
+    for one in SETTINGS:
+        if one.name not in theirs or one.attribute in different or one.argument:
+            continue
+        default = theirs[one.name].to_info_dict()["default"]
+        assert (default or None) == (one.default or None), one.name
+        assert one.flag in theirs[one.name].opts
+        compared += 1
+    assert compared >= 14
+
+
+def test_importing_the_model_stays_cheap() -> None:
+    """Every worker imports it before it can say anything."""
+    code = (
+        "import sys, shardserve.config.model;"
+        "heavy = {'asyncio', 'uvloop', 'httptools', 'click', 'tomllib', 'logging'} & set(sys.modules);"
+        "sys.exit(','.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_setting_has_another_value_here() -> None:
+    assert set(OTHER) == set(BY_ATTRIBUTE)

@@ -1,0 +1,238 @@
+"""What our loggers print, when in colour, and how wire text is defused."""
+
+from __future__ import annotations
+
+import io
+import logging
+import logging.config
+import os
+from dataclasses import dataclass
+
+import pytest
+
+from shardserve.errors import ClientDisconnected
+from shardserve.observe import logs
+
+
+@dataclass
+class Settings:
+    log_level: str | int = "info"
+    use_colors: bool | None = None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers():
+    """The loggers are global: what a test sets up must not reach the next one."""
+    kept = [(logging.getLogger(name), logging.getLogger(name).__dict__.copy()) for name in logs.LOGGER_NAMES]
+    handlers = logging.getLogger("shardserve").handlers[:]
+    yield
+    for logger, attributes in kept:
+        logger.__dict__.update(attributes)
+        logger._cache.clear()
+    logging.getLogger("shardserve").handlers[:] = handlers
+
+
+@pytest.fixture
+def out() -> io.StringIO:
+    return io.StringIO()
+
+
+def test_a_line_has_uvicorns_shape(out):
+    logs.configure(Settings(), stream=out)
+    logging.getLogger("shardserve.master").info("Started")
+    logging.getLogger("shardserve.error").warning("Careful %s", "now")
+    assert out.getvalue() == "INFO:     Started\nWARNING:  Careful now\n"
+
+
+def test_a_worker_says_which_it_is(out):
+    logs.configure(Settings(), slot=2, stream=out)
+    logging.getLogger("shardserve.worker").error("Failed")
+    assert out.getvalue() == f"ERROR:    [worker 2, pid {os.getpid()}] Failed\n"
+
+
+def test_levels_including_trace(out):
+    logs.configure(Settings("trace"), stream=out)
+    logging.getLogger("shardserve").log(logs.TRACE, "small")
+    logs.configure(Settings("warning"), stream=out)
+    logging.getLogger("shardserve").info("unseen")
+    assert out.getvalue() == "TRACE:    small\n"
+    assert logs.level_number(None) == logging.INFO
+    assert logs.level_number(30) == 30
+
+
+def test_configuring_twice_does_not_double_the_lines(out):
+    logs.configure(Settings(), stream=out)
+    logs.configure(Settings(), stream=out)
+    logging.getLogger("shardserve").info("once")
+    assert out.getvalue() == "INFO:     once\n"
+
+
+def test_the_root_logger_is_left_alone(out):
+    root = logging.getLogger()
+    before = (root.level, root.handlers[:])
+    logs.configure(Settings(), stream=out)
+    assert (root.level, root.handlers[:]) == before
+
+
+def test_an_apps_dict_config_does_not_silence_us(out):
+    logs.configure(Settings(), stream=out)
+    logging.config.dictConfig({"version": 1})
+    assert logging.getLogger("shardserve.worker").disabled
+    logs.enable()
+    logging.getLogger("shardserve.worker").info("still here")
+    assert out.getvalue() == "INFO:     still here\n"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "flag", "environment", "wanted"),
+    [
+        (True, None, {}, True),
+        (False, None, {}, False),
+        (True, None, {"NO_COLOR": "1"}, False),
+        (True, None, {"NO_COLOR": ""}, True),
+        (True, None, {"TERM": "dumb"}, False),
+        (True, False, {}, False),
+        (False, True, {"NO_COLOR": "1"}, True),
+    ],
+)
+def test_when_there_are_colours(monkeypatch, terminal, flag, environment, wanted):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert logs.wants_colours(Terminal() if terminal else io.StringIO(), flag) is wanted
+
+
+def test_a_closed_or_missing_stream_has_no_colours(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    closed = io.StringIO()
+    closed.close()
+    assert not logs.wants_colours(closed, None)
+    assert not logs.wants_colours(None, None)
+
+
+def test_colours_are_on_the_level_only(out):
+    logs.configure(Settings(use_colors=True), stream=out)
+    logging.getLogger("shardserve").info("green")
+    assert out.getvalue() == "\x1b[32mINFO\x1b[0m:     green\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("/plain path?x=ü", "/plain path?x=ü"),
+        ("a\r\nINFO: forged", "a\\x0d\\x0aINFO: forged"),
+        ("\x1b[2J\x07\x00\x7f\x9b", "\\x1b[2J\\x07\\x00\\x7f\\x9b"),
+        ("\u202egnp.exe\u2028", "\\u202egnp.exe\\u2028"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0001", "\\U000e0001"),
+    ],
+)
+def test_printable(raw, shown):
+    assert logs.printable(raw) == shown
+
+
+# The reporters
+
+
+def reporter_lines(out: io.StringIO, level: str = "info"):
+    logs.configure(Settings(level), stream=out)
+    return logs.app_error_reporter()
+
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def test_an_app_error_names_the_request_and_shows_the_traceback(out):
+    report = reporter_lines(out)
+    report(raised(KeyError("x")), "GET", "/a\r\nb", ("10.0.0.1", 5), "500 sent")
+    first, *rest = out.getvalue().splitlines()
+    assert first == "ERROR:    Exception in ASGI application: GET /a\\x0d\\x0ab from 10.0.0.1:5, 500 sent"
+    assert rest[0] == "Traceback (most recent call last):"
+    assert rest[-1] == "KeyError: 'x'"
+
+
+def test_an_app_error_without_an_address(out):
+    reporter_lines(out)(ValueError("x"), "GET", "/", None, "500 sent")
+    assert "GET / from a local client" in out.getvalue()
+
+
+def chained(cause: BaseException) -> BaseException:
+    error = RuntimeError("framework")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "quiet"),
+    [
+        (ClientDisconnected(), True),
+        (chained(ClientDisconnected()), True),
+        (chained(chained(ClientDisconnected())), True),
+        (ExceptionGroup("tasks", [ClientDisconnected(), chained(ClientDisconnected())]), True),
+        (ExceptionGroup("tasks", [ClientDisconnected(), ValueError()]), False),
+        (ConnectionResetError(), False),
+    ],
+)
+def test_a_client_that_went_is_nobodys_error(out, error, quiet):
+    assert logs.is_disconnect(error) is quiet
+    reporter_lines(out)(error, "GET", "/", None, "connection closed early")
+    assert (out.getvalue() == "") is quiet
+
+
+def test_a_client_that_went_shows_at_debug(out):
+    reporter_lines(out, "debug")(ClientDisconnected(), "GET", "/", None, "connection closed early")
+    assert (
+        out.getvalue()
+        == "DEBUG:    Client disconnected: GET / from a local client, connection closed early\n"
+    )
+
+
+def test_rejects_are_one_line_a_second_and_a_count(out):
+    logs.configure(Settings(), stream=out)
+    now = 100.0
+    reject = logs.RejectReporter(clock=lambda: now)
+    for _ in range(4):
+        reject(400, "bad\nheader", ("10.0.0.1", 5))
+    now += 0.5
+    reject.flush()
+    assert out.getvalue() == "WARNING:  Rejected a request from 10.0.0.1:5: 400 Bad Request: bad\\x0aheader\n"
+    now += 1
+    reject(431, "too large", None)
+    assert out.getvalue().splitlines()[1:] == [
+        "WARNING:  Rejected a request from a local client: 431 Request Header Fields Too Large: too large"
+        " (3 more since the last such line)"
+    ]
+
+
+def test_rejects_held_back_are_told_even_if_none_follows(out):
+    logs.configure(Settings(), stream=out)
+    now = 100.0
+    reject = logs.RejectReporter(clock=lambda: now)
+    for _ in range(3):
+        reject(599, "odd", None)
+    now += 2
+    reject.flush()
+    reject.flush()
+    assert out.getvalue().splitlines()[1:] == ["WARNING:  Rejected 2 more requests"]
+    for _ in range(3):
+        reject(400, "odd", None)
+    reject.close()
+    reject.close()
+    assert out.getvalue().splitlines()[2:] == ["WARNING:  Rejected 3 more requests"]
+
+
+def test_flush_survives_a_stream_that_is_gone():
+    stream = io.StringIO()
+    logs.configure(Settings(), stream=stream)
+    stream.close()
+    logs.flush()

@@ -1,0 +1,164 @@
+"""The bench from end to end on the floor, and its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from subprocess import PIPE
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from perf import cli, tables
+from perf.bench import Bench
+from perf.interrupts import Interrupts
+from perf.peer_env import ROOT, Interpreters
+from perf.peers import BY_NAME as SERVERS
+from perf.rounds import Settings
+from perf.scenarios import BY_NAME as SCENARIOS
+
+CPUS = sorted(os.sched_getaffinity(0))
+FLOOR = SERVERS["floor"]
+SHORT = Settings(server_core=CPUS[0], load_core=CPUS[-1], rounds=1, seconds=0.2, connections=4)
+
+needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+
+
+@needs_wrk
+def test_two_servers_two_scenarios_end_to_end(tmp_path: Path) -> None:
+    other = replace(FLOOR, name="other", what="the floor again")
+    broken = replace(FLOOR, name="broken", argv=("false", "{port}"))
+    absent = SERVERS["granian"]
+    bench = Bench(
+        [FLOOR, other, broken, absent],
+        [SCENARIOS["plain"], SCENARIOS["pipelined-16"], SCENARIOS["post-1k"]],
+        SHORT,
+        interpreters=Interpreters.find(tmp_path / "no-peers"),
+    )
+    report = bench.run()
+    assert not report.interrupted
+    plain, pipelined, post = report.scenarios
+    for result in (plain, pipelined):
+        assert result.samples.keys() == {"floor", "other"}
+        assert all(0.1 < rows[0].cpu_us < 1000 for rows in result.samples.values())
+        assert result.skipped["broken"].startswith("ended while starting (exit code 1)")
+        assert "package granian is not installed" in result.skipped["granian"]
+    assert (plain.samples["floor"][0].p99_us or 0) > 0
+    assert post.samples == {}, "the floor cannot answer a POST"
+    text = tables.render(report, baseline="other")
+    assert "× other" in text
+    assert not psutil.Process().children(recursive=True)
+
+
+SPINNER = """
+import selectors, socket, sys
+RESPONSE = b"HTTP/1.1 200 OK\\r\\nContent-Length: 13\\r\\n\\r\\nHello, world!"
+def accept(listener):
+    client = listener.accept()[0]
+    look.register(client, selectors.EVENT_READ, answer)
+def answer(client):
+    try:
+        if client.recv(65536):
+            return client.sendall(RESPONSE)
+    except OSError:
+        pass
+    look.unregister(client)
+    client.close()
+look = selectors.DefaultSelector()
+look.register(socket.create_server(("127.0.0.1", int(sys.argv[1]))), selectors.EVENT_READ, accept)
+while True:
+    for key, _ in look.select(0):
+        key.data(key.fileobj)
+"""
+
+
+@needs_wrk
+def test_a_server_that_spins_when_idle_is_stopped_between_its_turns() -> None:
+    spinner = replace(FLOOR, name="spinner", argv=(sys.executable, "-c", SPINNER, "{port}"))
+    settings = replace(SHORT, rounds=2)
+    (result,) = Bench([spinner, FLOOR], [SCENARIOS["plain"]], settings).run().scenarios
+    assert result.idle["spinner"] > 0.3 > result.idle["floor"]
+    assert {name: len(rows) for name, rows in result.samples.items()} == {"spinner": 2, "floor": 2}
+    assert not psutil.Process().children(recursive=True)
+
+
+@needs_wrk
+def test_the_command_prints_tables_and_writes_raw_samples(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    options = ["--servers", "floor", "--scenarios", "plain", "--rounds", "2", "--seconds", "0.2"]
+    done = CliRunner().invoke(cli.main, ["bench", *options, "--connections", "4", "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1].startswith("× uvicorn")
+    assert "about" in done.stderr
+    stored = json.loads(path.read_text())
+    assert [one["round"] for one in stored["scenarios"][0]["samples"]["floor"]] == [0, 1]
+    assert {"cpu", "kernel", "python", "commit", "sysctl"} <= stored["host"].keys()
+    compared = CliRunner().invoke(cli.main, ["compare", str(path), str(path)])
+    assert compared.exit_code == 0, compared.output
+    assert "1.000" in compared.stdout
+
+
+@needs_wrk
+def test_ctrl_c_stops_everything_and_prints_what_there_is() -> None:
+    command = [sys.executable, "-m", "perf", "bench", "--servers", "floor", "--scenarios", "plain"]
+    bench = subprocess.Popen([*command, "--rounds", "50"], cwd=ROOT, stdout=PIPE, stderr=PIPE, text=True)
+    children: list[psutil.Process] = []
+    give_up = time.monotonic() + 20
+    while not any(_name(child) == "wrk" for child in children):
+        assert time.monotonic() < give_up
+        children = psutil.Process(bench.pid).children(recursive=True)
+        time.sleep(0.02)
+    bench.send_signal(signal.SIGINT)
+    output, _ = bench.communicate(timeout=20)
+    assert bench.returncode == 130
+    assert "Interrupted" in output
+    assert not any(child.is_running() for child in children)
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.Error:
+        return ""
+
+
+def test_an_interrupt_waits_for_a_deferred_block_to_end() -> None:
+    reached = False
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012 - the block goes on
+            signal.raise_signal(signal.SIGINT)
+            reached = True
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert reached
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["bench", "--servers", "floor,nonesuch"], "unknown: nonesuch; known: floor"),
+        (["bench", "--scenarios", ","], "nothing named"),
+        (["bench", "--server-core", "9999"], "CPU 9999 is not among the allowed"),
+        (["bench", "--servers", "floor", "--json", "no/such/folder/r.json"], "no such folder"),
+        (["compare", "none.json", "none.json"], "none.json: No such file"),
+    ],
+)
+def test_wrong_flags_are_told_in_one_line(arguments: list[str], complaint: str) -> None:
+    done = CliRunner().invoke(cli.main, arguments)
+    assert done.exit_code == 2
+    # click folds long messages; compare without the folding.
+    assert complaint in " ".join(done.stderr.replace("│", "").split())
+
+
+def test_peers_list_names_every_server() -> None:
+    done = CliRunner().invoke(cli.main, ["peers", "list"])
+    assert done.exit_code == 0
+    assert all(name in done.stdout for name in SERVERS)

@@ -1,0 +1,87 @@
+"""The table of servers, and what is said about one that cannot run."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perf import peer_env
+from perf.peer_env import Interpreters, missing
+from perf.peers import BASELINE, BY_NAME, SERVERS, Home, Server, requirements
+from perf.scenarios import BY_NAME as SCENARIOS
+
+FIELDS = {"python", "app", "port", "floor", "node", "perf"}
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
+def test_rows_are_whole(server: Server) -> None:
+    fields = {name for part in server.argv for _, name, _, _ in string.Formatter().parse(part) if name}
+    assert fields <= FIELDS
+    assert "port" in fields
+    assert ("python" in fields) == (server.home is not Home.NONE)
+    assert bool(server.packages) == (server.home is Home.PEERS)
+    assert (server.scenarios or set()) <= SCENARIOS.keys()
+
+
+def test_names_are_unique_and_the_baseline_is_among_them() -> None:
+    assert len(BY_NAME) == len(SERVERS)
+    assert BY_NAME[BASELINE].by_default
+
+
+def test_every_python_server_listens_on_loopback_only() -> None:
+    for server in SERVERS:
+        line = " ".join(server.argv)
+        assert "127.0.0.1" in line or "perf.launch" in line or server.home is Home.NONE
+
+
+def test_requirements_name_each_package_once() -> None:
+    names = requirements()
+    assert len(set(names)) == len(names)
+    assert {"uvicorn", "granian", "fastapi"} <= set(names)
+
+
+def test_without_the_peers_environment_the_line_names_the_package_and_the_command(tmp_path: Path) -> None:
+    interpreters = Interpreters.find(tmp_path / "none")
+    why = missing(BY_NAME["granian"], interpreters)
+    assert why is not None
+    assert "package granian is not installed" in why
+    assert "python -m perf peers install" in why
+
+
+def test_a_package_missing_from_the_environment_is_named(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    interpreters = Interpreters(ours=python, peers=python, _versions={python: {"granian": "1.0"}})
+    assert "package uvloop is not installed" in (missing(BY_NAME["granian"], interpreters) or "")
+    interpreters.versions(BY_NAME["granian"])["uvloop"] = "1.0"
+    assert missing(BY_NAME["granian"], interpreters) is None
+    assert interpreters.version(BY_NAME["granian"]) == "1.0"
+
+
+def test_a_scenario_can_need_a_package_too(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    interpreters = Interpreters(ours=python, peers=None, _versions={python: {}})
+    why = missing(BY_NAME["shardserve"], interpreters, ("fastapi",))
+    assert "`pip install fastapi`" in (why or "")
+
+
+def test_a_program_that_is_not_on_path_is_named(tmp_path: Path) -> None:
+    server = replace(BY_NAME["floor"], program="no-such-compiler")
+    assert "no-such-compiler is not on PATH" in (missing(server, Interpreters.find(tmp_path)) or "")
+
+
+def test_one_package_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.touch()
+    monkeypatch.setattr(
+        peer_env, "_pip_install", lambda python, name: "no wheel" if name == "granian" else None
+    )
+    said: list[str] = []
+    assert peer_env.install(said.append, tmp_path) == ["granian"]
+    assert "granian: FAILED: no wheel" in said
+    assert len(said) == len(requirements())

@@ -1,0 +1,143 @@
+"""What is printed, and what is stored, from made-up samples."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perf import compare, results, tables
+from perf.progress import Progress, duration
+from perf.results import Report, Sample, ScenarioResult
+
+
+def sample(number: int, cpu_us: float, **changes: Any) -> Sample:
+    fields: dict[str, Any] = {
+        "round": number,
+        "cpu_ns": round(cpu_us * 1000 * 10_000),
+        "wall_ns": 1_000_000_000,
+        "requests": 10_000,
+        "duration_us": 1_000_000,
+        "response_bytes": 1,
+        "rss_kib": 2048,
+        "p50_us": 500.0,
+        "p99_us": 2500.0,
+        "max_us": 9000.0,
+        "errors": {},
+    }
+    return Sample(**(fields | changes))
+
+
+def report(**servers: list[float]) -> Report:
+    result = ScenarioResult("plain")
+    for name, costs in servers.items():
+        result.samples[name] = [sample(number, cost) for number, cost in enumerate(costs)]
+    host = {"cpu": "c", "cpus_allowed": 2, "kernel": "6", "python": "3.11", "wrk": "4", "commit": "abc"}
+    settings = {"rounds": 3, "seconds": 1.0, "connections": 64, "server_core": 0, "load_core": 1}
+    versions = {name: {"version": "1"} for name in servers}
+    return Report("now", host, settings, versions, [result])
+
+
+def test_a_sample_knows_its_figures() -> None:
+    one = sample(0, 20.0)
+    assert (one.cpu_us, one.per_second, one.busy) == (20.0, 10_000.0, 0.2)
+
+
+def test_table_has_ratio_to_the_baseline_pair_by_pair_and_of_minima() -> None:
+    text = tables.render(report(uvicorn=[20.0, 40.0, 22.0], shardserve=[10.0, 20.0, 10.0]))
+    lines = text.splitlines()
+    ours = next(line for line in lines if line.startswith("shardserve"))
+    assert "10.00–10.00–20.00" in ours
+    assert "2.00  2.00–2.20" in ours
+    assert [line.split()[0] for line in lines if "MiB" in line] == ["shardserve", "uvicorn"], "cheapest first"
+
+
+def test_without_the_baseline_there_is_no_ratio() -> None:
+    row = next(line for line in tables.render(report(floor=[5.0])).splitlines() if "MiB" in line)
+    assert row.split()[-3:] == ["–", "–", "–"]
+
+
+def test_errors_skips_and_restless_servers_are_shown() -> None:
+    shown = report(uvicorn=[20.0])
+    result = shown.scenarios[0]
+    result.samples["uvicorn"] = [sample(0, 20.0, errors={"timeout": 3}), sample(1, 20.0, p50_us=None)]
+    result.skipped["granian"] = "package granian is not installed"
+    result.idle = {"uvicorn": 0.001, "spinner": 1.0}
+    text = tables.render(shown)
+    assert "3 timeout" in text
+    assert "skipped granian: package granian is not installed" in text
+    assert "spinner uses 100% of its core when idle" in text
+    assert "uvicorn uses" not in text
+
+
+def test_an_interrupted_run_with_nothing_measured_still_prints() -> None:
+    empty = report()
+    empty.interrupted = True
+    assert "Interrupted" in tables.render(empty)
+
+
+def test_results_survive_the_file(tmp_path: Path) -> None:
+    before = report(uvicorn=[20.0, 21.0], floor=[5.0])
+    before.scenarios[0].skipped["x"] = "y"
+    results.save(before, tmp_path / "r.json")
+    assert results.load(tmp_path / "r.json") == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "scenarios": [{}]}'])
+def test_a_file_that_is_no_result_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(results.ResultError, match=r"r\.json"):
+        results.load(path)
+
+
+def test_compare_calls_a_regression_only_with_size_and_certainty() -> None:
+    before = report(sure=[10.0, 10.1, 10.2], noisy=[10.0, 14.0, 9.0], small=[10.0, 10.0, 10.0], few=[10.0])
+    after = report(sure=[12.0, 12.1, 12.2], noisy=[9.5, 13.0, 15.0], small=[10.5, 10.5, 10.6], few=[20.0])
+    verdicts = {change.server: change.verdict for change in compare.changes(before, after)}
+    assert verdicts == {"sure": "REGRESSION", "noisy": "same", "small": "dearer", "few": "too few rounds"}
+    assert "REGRESSION" in compare.render(list(compare.changes(before, after)))
+
+
+def test_compare_relative_to_the_baseline_cancels_the_machine() -> None:
+    before = report(uvicorn=[20.0, 20.0, 20.0], shardserve=[10.0, 10.0, 10.0])
+    after = report(uvicorn=[40.0, 42.0, 44.0], shardserve=[20.0, 21.0, 22.0])
+    (change,) = compare.changes(before, after, "uvicorn")
+    assert (change.server, change.ratio, change.verdict) == ("shardserve", 1.0, "same")
+
+
+def test_compare_names_what_differs_between_the_machines() -> None:
+    before, after = report(), report()
+    after.host["cpu"] = "other"
+    assert compare.differences(before, after) == ["host cpu differs: c → other"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_off_a_terminal_has_no_escapes_and_no_steps() -> None:
+    stream = io.StringIO()
+    progress = Progress(2, stream)
+    progress.step("one")
+    progress.note("said")
+    progress.close()
+    assert stream.getvalue() == "said\n"
+
+
+@pytest.mark.parametrize(("no_colour", "dim"), [("", True), ("1", False)])
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, no_colour: str, dim: bool) -> None:
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    stream = Terminal()
+    progress = Progress(4, stream)
+    progress.step("one")
+    progress.step("two")
+    assert "[1/4] two · about" in stream.getvalue()
+    assert ("\x1b[2m" in stream.getvalue()) is dim
+
+
+def test_duration() -> None:
+    assert (duration(59), duration(75)) == ("59 s", "1 min 15 s")
