@@ -1,7 +1,7 @@
 /* Connection: the asyncio.Protocol of one HTTP/1.1 connection and httptools' callback object.
  *
- * connection.c is the way in (transport -> httptools -> queue of cycles -> app), http1.c the way out (the
- * cycle's wire: heads, framing, one writev), and this header is what the two share.
+ * intake.c and request.c are the way in (transport -> httptools -> queue of cycles -> app), http1.c the way out
+ * (the cycle's wire: heads, framing, one writev), ending.c the ways it ends. This header is what they share.
  *
  * Requests are parsed at most one slice ahead and run strictly in order: `head` is the one whose response
  * is due; the app never runs inside a parser callback. While a connection is corked its output is only
@@ -100,13 +100,17 @@ extern const Wire http1_wire;
 /* Sends what is gathered; closes if that was the last. May run Python. */
 void http1_flush(Connection *connection);
 
+/* asyncio.Protocol */
+PyObject *http1_pause_writing(PyObject *self, PyObject *unused);
+PyObject *http1_resume_writing(PyObject *self, PyObject *unused);
+
 void http1_cork(Connection *connection);
 void http1_uncork(Connection *connection);
 
 /* Writes a whole response of our own, `reason` as its body, and leaves the rest to the caller. */
 void http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool keep);
 
-/* connection.c, for http1.c */
+/* intake.c and ending.c, for http1.c */
 
 /* The current response is complete: the queue moves on. Drops the queue's reference. May run Python. */
 void connection_response_done(Connection *connection, Cycle *cycle);
@@ -126,6 +130,22 @@ void connection_adjust_reading(Connection *connection);
 /* Calls a transport method without arguments; errors are unraisable. May run Python. */
 void connection_call_transport(Connection *connection, PyObject *name);
 
+/* intake.c, for connection.c: asyncio.Protocol */
+PyObject *connection_data_received(PyObject *self, PyObject *data);
+
+/* ending.c, for connection.c and intake.c */
+
+/* Drops the queue from *at on; `new_tail` is the last that stays, or NULL. May run Python. */
+void connection_drop_queue(Connection *connection, Cycle **at, Cycle *new_tail);
+
+/* Drops a request whose head is still being parsed. */
+void connection_drop_incoming(Connection *connection);
+
+/* asyncio.Protocol */
+PyObject *connection_eof_received(PyObject *self, PyObject *unused);
+PyObject *connection_lost(PyObject *self, PyObject *error);
+
+/* Ends with CHECKs of everything that must hold between two calls. */
 #ifdef SHARDSERVE_DEBUG
 void connection_check(const Connection *connection);
 #else

@@ -2,7 +2,7 @@
  *
  * A wire (HTTP/1.1 here, HTTP/2 later) fills in the request, starts the cycle and implements the
  * v-table below. The cycle holds the ASGI rules: the order of messages, what receive() answers, who
- * hears of a disconnect, what happens when the app fails. The response's order is one table, in cycle.c.
+ * hears of a disconnect, what happens when the app fails. The response's order is one table, in channel.c.
  *
  * `send` and `receive` are objects of their own, made with the cycle and reused with it only when the
  * app kept neither: an old `send` can never write into another response.
@@ -132,7 +132,11 @@ void cycle_release(Cycle *cycle);
 /* The app's coroutine ended; `error` is what it raised (borrowed) or NULL. May run Python. */
 void cycle_app_done(Cycle *cycle, PyObject *error);
 
-/* For the waiters (await.h). */
+/* A new send or receive of `cycle` (channel.c); NULL with an exception. */
+Channel *channel_new(PyTypeObject *type, Cycle *cycle, bool is_send);
+
+/* For the waiters (await.h): the next message for the app (new reference), NULL without an exception if there
+ * is none yet; whether send() should wait; a future (new reference) that is resolved when either changes. */
 PyObject *cycle_take_message(Cycle *cycle);
 bool cycle_congested(const Cycle *cycle);
 PyObject *cycle_wait(Cycle *cycle, bool receiving);

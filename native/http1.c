@@ -247,6 +247,24 @@ http1_wait_writable(Cycle *cycle)
     return futures_add(factory->state, factory->loop, &connection->write_futures);
 }
 
+PyObject *
+http1_pause_writing(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    ((Connection *)self)->write_paused = true;
+    Py_RETURN_NONE;
+}
+
+PyObject *
+http1_resume_writing(PyObject *self, PyObject *unused)
+{
+    Connection *connection = (Connection *)self;
+    (void)unused;
+    connection->write_paused = false;
+    futures_wake(connection->factory->state, &connection->write_futures);
+    Py_RETURN_NONE;
+}
+
 /* ---- flush ---- */
 
 void

@@ -2,10 +2,10 @@
  *
  *   chars line date     pure leaves over the caller's bytes
  *   writer head         output: arena, references, one writev; the response head
- *   list await task     intrusive lists; awaitables; spare tasks
- *   scope cycle         what ASGI sees of one request
- *   request             httptools' callbacks
- *   connection http1    the asyncio.Protocol: the way in, the way out
+ *   list await          intrusive lists; awaitables
+ *   task parked         spare tasks, and the coroutine they run
+ *   scope cycle channel what ASGI sees of one request: scope, life, receive and send
+ *   connection          the asyncio.Protocol; intake and request: the way in; http1: out; ending: the end
  *   factory             what the connections of one worker share
  */
 #include "native.h"

@@ -1,10 +1,7 @@
-/* Spare tasks. See task.h for how they work. */
+/* Spare tasks: made, lent to the first step of an app, kept or ended. See task.h; their coroutine is parked.c. */
 #include "task.h"
 
 #include "await.h"
-
-/* Spares kept: enough for the handlers that usually wait at the same time. */
-#define SPARE_LIMIT 256
 
 /* ---- whether anybody could tell ---- */
 
@@ -23,7 +20,7 @@ weakref_count(PyObject *object)
 }
 
 /* Whether attribute or method result `value` (stolen) is `wanted`; errors count as no. */
-static bool
+bool
 is_and_drop(PyObject *value, PyObject *wanted)
 {
     bool same = value == wanted;
@@ -44,7 +41,7 @@ zero_and_drop(PyObject *value)
 }
 
 /* Whether the task looks as it did when it was made, given the references it should have. */
-static bool
+bool
 parked_is_clean(const Parked *parked, Py_ssize_t references)
 {
     const State *state = parked->factory->state;
@@ -118,7 +115,7 @@ spare_take(Factory *factory)
 }
 
 /* Keeps a clean spare. Steals the reference. */
-static void
+void
 spare_keep(Parked *parked)
 {
     Factory *factory = parked->factory;
@@ -128,7 +125,7 @@ spare_keep(Parked *parked)
 }
 
 /* Resolves the lot, so that the task makes its next step. May run Python. */
-static void
+void
 parked_wake(Parked *parked)
 {
     /* No lot: its first step is still to come. A lot that is done: the app cancelled its own task. */
@@ -178,7 +175,7 @@ leave_context(PyObject *context)
 }
 
 /* One later step of the app in its context. `error`: throw it in (borrowed), or NULL: go on. */
-static PySendResult
+PySendResult
 step_in_context(const State *state, PyObject *coroutine, PyObject *context, PyObject *error, PyObject **result)
 {
     PySendResult outcome;
@@ -202,7 +199,7 @@ step_in_context(const State *state, PyObject *coroutine, PyObject *context, PyOb
 }
 
 /* Tells the cycle how the app ended. Consumes the pending exception if `failed`. */
-static void
+void
 report_done(Cycle *cycle, bool failed)
 {
     PyObject *error = failed ? error_take() : NULL;
@@ -331,380 +328,3 @@ fail:
     if (parked != NULL)
         parked_retire(parked);
 }
-
-/* ---- the parked coroutine, as its task steps it ---- */
-
-/* Marks the future as just yielded: another task may have waited for it since. 0, or -1. */
-static int
-mark_blocking(const State *state, PyObject *future)
-{
-    if (PyObject_SetAttr(future, state->names.future_blocking, Py_True) == 0)
-        return 0;
-    if (!PyErr_ExceptionMatches(PyExc_AttributeError))
-        return -1;
-    PyErr_Clear(); /* the task itself will complain about what the app yielded */
-    return 0;
-}
-
-/* Suspends on a new lot: what a task yields when it parks. NULL with an exception. */
-static PyObject *
-parked_park(Parked *parked)
-{
-    const State *state = parked->factory->state;
-    PyObject *lot = call_method0(parked->factory->loop, state->names.create_future);
-    if (lot == NULL || mark_blocking(state, lot) < 0) {
-        Py_XDECREF(lot);
-        return NULL;
-    }
-    Py_XSETREF(parked->lot, lot);
-    parked->mode = PARKED_IDLE;
-    return Py_NewRef(lot);
-}
-
-/* First step: note the references; second step, woken by a future: note them again, and end. */
-static PySendResult
-parked_calibrate(Parked *parked, PyObject **result)
-{
-    Factory *factory = parked->factory;
-    if (factory->step_refs != 0) {
-        factory->wakeup_refs = Py_REFCNT(parked->task);
-        parked->mode = PARKED_ENDED;
-        Py_CLEAR(parked->task);
-        *result = Py_NewRef(Py_None);
-        return PYGEN_RETURN;
-    }
-    factory->step_refs = Py_REFCNT(parked->task);
-    *result = parked_park(parked);
-    if (*result == NULL)
-        return PYGEN_ERROR;
-    parked->mode = PARKED_CALIBRATE;
-    parked_wake(parked);
-    return PYGEN_NEXT;
-}
-
-/* The app is done inside its task. Parks again if nobody can tell, else lets the task end. */
-static PySendResult
-parked_app_done(Parked *parked, bool failed, bool may_reuse, PyObject **result)
-{
-    Factory *factory = parked->factory;
-    const State *state = factory->state;
-    Cycle *cycle = parked->cycle;
-    bool cancelled = failed && PyErr_ExceptionMatches(state->CancelledError);
-    parked->cycle = NULL;
-    Py_CLEAR(parked->coroutine);
-    Py_CLEAR(parked->context);
-    CHECK(cycle->parked == parked);
-    cycle->parked = NULL;
-    Py_ssize_t clean_refs = parked->by_wakeup ? factory->wakeup_refs : factory->step_refs;
-    Py_CLEAR(parked->yielded);
-    report_done(cycle, failed);
-    cycle_release(cycle);
-
-    if (may_reuse && !failed && !factory->closed && clean_refs != 0 && factory->spare_count < SPARE_LIMIT &&
-        parked_is_clean(parked, clean_refs)) {
-        *result = parked_park(parked);
-        if (*result == NULL) {
-            Py_DECREF(parked); /* the cycle's */
-            return PYGEN_ERROR;
-        }
-        spare_keep(parked); /* takes over the cycle's reference */
-        return PYGEN_NEXT;
-    }
-    parked->mode = PARKED_ENDED;
-    Py_CLEAR(parked->task);
-    Py_DECREF(parked); /* the cycle's; the task that is stepping us has its own */
-    if (cancelled) {
-        PyErr_SetNone(state->CancelledError);
-        return PYGEN_ERROR;
-    }
-    *result = Py_NewRef(Py_None);
-    return PYGEN_RETURN;
-}
-
-/* One step of the app inside its own task; what it wrote leaves when the step is over. */
-static PySendResult
-parked_step(Parked *parked, PyObject *error, PyObject **result)
-{
-    const State *state = parked->factory->state;
-    Cycle *cycle = (Cycle *)Py_NewRef(parked->cycle);
-    PyObject *coroutine = Py_NewRef(parked->coroutine);
-    PyObject *context = Py_NewRef(parked->context);
-    PyObject *stream = Py_XNewRef(cycle->stream);
-    parked->mode = PARKED_RUNNING;
-    if (stream != NULL)
-        cycle->wire->cork(stream);
-    PySendResult outcome = step_in_context(state, coroutine, context, error, result);
-    Py_DECREF(coroutine);
-    Py_DECREF(context);
-    if (outcome == PYGEN_NEXT) {
-        parked->by_wakeup = *result != Py_None; /* a bare yield is rescheduled, not woken */
-    }
-    else {
-        Py_CLEAR(*result);
-        outcome = parked_app_done(parked, outcome == PYGEN_ERROR, error == NULL, result);
-    }
-    if (stream != NULL) {
-        PyObject *pending = error_take();
-        cycle->wire->uncork(stream);
-        error_restore(pending);
-        Py_DECREF(stream);
-    }
-    Py_DECREF(cycle);
-    return outcome;
-}
-
-/* The task sees the app for the first time. */
-static PySendResult
-parked_deliver(Parked *parked, PyObject **result)
-{
-    PyObject *yielded = parked->yielded;
-    parked->yielded = NULL;
-    if (yielded == Py_None) {
-        Py_DECREF(yielded);
-        return parked_step(parked, NULL, result); /* a bare yield: one turn of the loop has passed */
-    }
-    parked->mode = PARKED_RUNNING;
-    parked->by_wakeup = true;
-    *result = yielded;
-    if (mark_blocking(parked->factory->state, yielded) < 0) {
-        Py_CLEAR(*result);
-        return PYGEN_ERROR;
-    }
-    return PYGEN_NEXT;
-}
-
-static PySendResult
-parked_am_send(PyObject *self, PyObject *value, PyObject **result)
-{
-    Parked *parked = (Parked *)self;
-    (void)value;
-    *result = NULL;
-    switch (parked->mode) {
-    case PARKED_NEW:
-        *result = parked_park(parked);
-        return *result != NULL ? PYGEN_NEXT : PYGEN_ERROR;
-    case PARKED_TAKEN: return parked_deliver(parked, result);
-    case PARKED_RUNNING: return parked_step(parked, NULL, result);
-    case PARKED_CALIBRATE: return parked_calibrate(parked, result);
-    case PARKED_IDLE:
-    case PARKED_STEPPING:
-        PyErr_SetString(PyExc_RuntimeError, "a parked task was stepped by someone else");
-        return PYGEN_ERROR;
-    case PARKED_ENDED: break;
-    }
-    *result = Py_NewRef(Py_None);
-    return PYGEN_RETURN;
-}
-
-/* ---- the coroutine protocol for everyone else ---- */
-
-static PyObject *
-as_python_result(PySendResult outcome, PyObject *result)
-{
-    if (outcome == PYGEN_RETURN) {
-        PyErr_SetNone(PyExc_StopIteration);
-        Py_DECREF(result);
-        return NULL;
-    }
-    return outcome == PYGEN_NEXT ? result : NULL;
-}
-
-static PyObject *
-parked_send(PyObject *self, PyObject *value)
-{
-    PyObject *result;
-    PySendResult outcome = parked_am_send(self, value, &result);
-    return as_python_result(outcome, result);
-}
-
-static PyObject *
-parked_iternext(PyObject *self)
-{
-    return parked_send(self, Py_None);
-}
-
-/* An idle spare is cancelled (a loop that shuts down cancels every task): it leaves the pool and ends. */
-static void
-parked_leave_pool(Parked *parked)
-{
-    Factory *factory = parked->factory;
-    for (Parked **at = &factory->spares; *at != NULL; at = &(*at)->next) {
-        if (*at == parked) {
-            *at = parked->next;
-            parked->next = NULL;
-            factory->spare_count--;
-            Py_CLEAR(parked->lot);
-            parked->mode = PARKED_ENDED;
-            Py_CLEAR(parked->task);
-            Py_DECREF(parked);
-            return;
-        }
-    }
-}
-
-/* The app suspended, was taken over and is cancelled before its task saw what it waits for: do what
- * task.cancel() would have done, cancel that. True: the cancellation comes back through it. */
-static bool
-cancel_what_it_waits_for(Parked *parked, PyObject *error)
-{
-    const State *state = parked->factory->state;
-    PyObject *yielded = parked->yielded;
-    if (yielded == NULL || yielded == Py_None || !PyErr_GivenExceptionMatches(error, state->CancelledError))
-        return false;
-    PyObject *cancelled = call_method0(yielded, state->names.cancel);
-    if (cancelled == NULL)
-        PyErr_Clear();
-    return is_and_drop(cancelled, Py_True);
-}
-
-/* throw(value), as tasks call it, or throw(type, value, traceback). */
-static PyObject *
-parked_throw(PyObject *self, PyObject *const *args, Py_ssize_t count)
-{
-    Parked *parked = (Parked *)self;
-    PyObject *result = NULL;
-    PySendResult outcome = PYGEN_ERROR;
-    if (count < 1 || count > 3) {
-        PyErr_SetString(PyExc_TypeError, "throw() takes 1 to 3 arguments");
-        return NULL;
-    }
-    PyObject *error = args[0];
-    if (!PyExceptionInstance_Check(error) && count > 1 && PyExceptionInstance_Check(args[1]))
-        error = args[1];
-    Py_INCREF(error);
-    if (PyExceptionClass_Check(error)) {
-        PyObject *instance = PyObject_CallNoArgs(error);
-        Py_SETREF(error, instance);
-        if (error == NULL)
-            return NULL;
-    }
-    Py_INCREF(parked);
-    switch (parked->mode) {
-    case PARKED_TAKEN:
-        if (cancel_what_it_waits_for(parked, error)) {
-            outcome = parked_deliver(parked, &result);
-            break;
-        }
-        outcome = parked_step(parked, error, &result);
-        break;
-    case PARKED_RUNNING: outcome = parked_step(parked, error, &result); break;
-    default:
-        parked_leave_pool(parked);
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-        break;
-    }
-    Py_DECREF(parked);
-    Py_DECREF(error);
-    return as_python_result(outcome, result);
-}
-
-static PyObject *
-parked_close(PyObject *self, PyObject *unused)
-{
-    Parked *parked = (Parked *)self;
-    (void)unused;
-    if (parked->coroutine != NULL) {
-        PyObject *coroutine = Py_NewRef(parked->coroutine);
-        PyObject *closed = call_method0(coroutine, parked->factory->state->names.close);
-        Py_DECREF(coroutine);
-        return closed;
-    }
-    Py_RETURN_NONE;
-}
-
-/* cr_frame and friends: a debugger that looks at the task sees the app. None while parked. */
-static PyObject *
-parked_app_attribute(PyObject *self, void *name)
-{
-    Parked *parked = (Parked *)self;
-    if (parked->coroutine == NULL)
-        Py_RETURN_NONE;
-    PyObject *value = PyObject_GetAttrString(parked->coroutine, (const char *)name);
-    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear();
-        Py_RETURN_NONE;
-    }
-    return value;
-}
-
-static int
-parked_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Parked *parked = (Parked *)self;
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(parked->factory);
-    Py_VISIT(parked->task);
-    Py_VISIT(parked->name);
-    Py_VISIT(parked->lot);
-    Py_VISIT(parked->cycle);
-    Py_VISIT(parked->coroutine);
-    Py_VISIT(parked->context);
-    Py_VISIT(parked->yielded);
-    return 0;
-}
-
-static int
-parked_clear(PyObject *self)
-{
-    Parked *parked = (Parked *)self;
-    /* The factory stays until dealloc: methods of a cleared object still look at it. */
-    parked->mode = PARKED_ENDED;
-    Py_CLEAR(parked->task);
-    Py_CLEAR(parked->name);
-    Py_CLEAR(parked->lot);
-    Py_CLEAR(parked->cycle);
-    Py_CLEAR(parked->coroutine);
-    Py_CLEAR(parked->context);
-    Py_CLEAR(parked->yielded);
-    return 0;
-}
-
-static void
-parked_dealloc(PyObject *self)
-{
-    Parked *parked = (Parked *)self;
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    parked_clear(self);
-    Py_CLEAR(parked->factory);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static PyMethodDef parked_methods[] = {
-    {"send", parked_send, METH_O, "send(None): the next step."},
-    {"throw", (PyCFunction)(void (*)(void))parked_throw, METH_FASTCALL, "throw(error): raises it in the app."},
-    {"close", parked_close, METH_NOARGS, "close(): closes the app's coroutine."},
-    {"__await__", (PyCFunction)PyObject_SelfIter, METH_NOARGS, "Itself."},
-    {NULL},
-};
-
-static PyGetSetDef parked_getset[] = {
-    {"cr_frame", parked_app_attribute, NULL, "The app's frame, or None.", "cr_frame"},
-    {"cr_code", parked_app_attribute, NULL, "The app's code, or None.", "cr_code"},
-    {"cr_await", parked_app_attribute, NULL, "What the app waits for, or None.", "cr_await"},
-    {"cr_running", parked_app_attribute, NULL, "Whether the app is being stepped, or None.", "cr_running"},
-    {"cr_suspended", parked_app_attribute, NULL, "Whether the app waits, or None.", "cr_suspended"},
-    {NULL},
-};
-
-static PyType_Slot parked_slots[] = {
-    {Py_tp_dealloc, parked_dealloc},
-    {Py_tp_traverse, parked_traverse},
-    {Py_tp_clear, parked_clear},
-    {Py_tp_methods, parked_methods},
-    {Py_tp_getset, parked_getset},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, parked_iternext},
-    {Py_am_await, PyObject_SelfIter},
-    {Py_am_send, parked_am_send},
-    {0, NULL},
-};
-
-PyType_Spec parked_spec = {
-    .name = "shardserve._native.Parked",
-    .basicsize = sizeof(Parked),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-             Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = parked_slots,
-};

@@ -63,4 +63,28 @@ void task_cancel(Parked *parked);
 /* Lets every spare end on the loop's next turn. May run Python. */
 void task_release_spares(Factory *factory);
 
+/* task.c, for parked.c */
+
+/* Spares kept: enough for the handlers that usually wait at the same time. */
+#define SPARE_LIMIT 256
+
+/* Whether the task looks as it did when it was made, given the references it should have. */
+bool parked_is_clean(const Parked *parked, Py_ssize_t references);
+
+/* Keeps a clean spare. Steals the reference. */
+void spare_keep(Parked *parked);
+
+/* Resolves the lot, so that the task makes its next step. May run Python. */
+void parked_wake(Parked *parked);
+
+/* One later step of the app in its context. `error`: throw it in (borrowed), or NULL: go on. May run Python. */
+PySendResult step_in_context(const State *state, PyObject *coroutine, PyObject *context, PyObject *error,
+                             PyObject **result);
+
+/* Tells the cycle how the app ended. Consumes the pending exception if `failed`. May run Python. */
+void report_done(Cycle *cycle, bool failed);
+
+/* Whether attribute or method result `value` (stolen, may be NULL) is `wanted`; errors are cleared and count as no. */
+bool is_and_drop(PyObject *value, PyObject *wanted);
+
 #endif

@@ -361,8 +361,9 @@ def _owner(kind: str, is_it: Callable[[Any], bool]) -> str | None:
         if pid is None:
             return None
         owner = psutil.Process(pid)
-        while (parent := owner.parent()) is not None and any(map(is_it, parent.net_connections(kind=kind))):
-            owner = parent
+        with suppress(psutil.Error):  # a parent of another user may not be looked into
+            while (parent := owner.parent()) and any(map(is_it, parent.net_connections(kind=kind))):
+                owner = parent
         command = " ".join(owner.cmdline()) or owner.name()
         return f"pid {owner.pid} ({command[:120]})"
     except (psutil.Error, OSError):

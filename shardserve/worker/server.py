@@ -233,13 +233,12 @@ class Server:
         if order is None or self.stopped:
             return self._cut_everything(factory)
         deadline = asyncio.get_running_loop().time() + order.deadline_s
-        cut = await self._finish_requests(factory, order)
+        served, cut = await self._finish_requests(factory, order)
         if not self.stopped:
             remaining_s = max(deadline - asyncio.get_running_loop().time(), LIFESPAN_SHUTDOWN_MIN_S)
             await self._unless(self._stop, self._lifespan.shutdown(timeout_s=remaining_s))
         if self.stopped:
             return self._cut_everything(factory)
-        served = factory.served
         self._end_ticking()
         if factory.connections == 0:
             factory.close()
@@ -247,18 +246,19 @@ class Server:
         self._channel.send(control.Drained(served=served, cut=cut))
         return EXIT_DRAINED
 
-    async def _finish_requests(self, factory: Factory, order: control.Drain) -> int:
-        """Until no connection is left, by itself or cut. Returns how many requests were cut."""
+    async def _finish_requests(self, factory: Factory, order: control.Drain) -> tuple[int, int]:
+        """Until no connection is left, by itself or cut. Returns how many were served and cut."""
         log.debug("Draining %d connections for at most %.1f seconds.", factory.connections, order.deadline_s)
         empty = asyncio.Event()
         factory.drain(empty.set, grace_ms=round(min(order.grace_s, order.deadline_s) * 1000))
         await self._unless(self._stop, empty.wait(), timeout_s=order.deadline_s)
+        served = factory.served  # before the cut ones count as finished too
         if empty.is_set() or self.stopped:
-            return 0
+            return served, 0
         cut = factory.abort()
         log.warning("Cut %d requests that were not finished after %.1f seconds.", cut, order.deadline_s)
         await self._unless(self._stop, empty.wait(), timeout_s=ABORT_S)
-        return cut
+        return served, cut
 
     def _cut_everything(self, factory: Factory) -> int:
         self._end_ticking()

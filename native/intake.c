@@ -1,0 +1,415 @@
+/* The way in: bytes -> httptools -> queue of cycles -> app. See connection.h.
+ *
+ * httptools decides what is a request; what it cannot know is checked in request.c, whose callbacks only
+ * record: the app never runs below feed_data. Parsing goes one slice ahead of the app and then waits for it.
+ */
+#include "connection.h"
+
+#include "request.h"
+#include "scope.h"
+
+#include <sys/socket.h>
+
+/* Bytes parsed at a time: what one connection can have parsed ahead of its running request. */
+#define SLICE_BYTES 16384
+#define BODY_SLICE_BYTES 262144
+/* A head that is still incomplete after this many bytes is refused (431). */
+#define HEAD_LIMIT_BYTES 65536
+/* How much of an unwanted request body is read to keep the connection. */
+#define DISCARD_LIMIT_BYTES (1 << 20)
+
+static PyObject *connection_resume(PyObject *self, PyObject *unused);
+
+/* ---- small things ---- */
+
+void
+connection_call_transport(Connection *connection, PyObject *name)
+{
+    if (connection->transport == NULL)
+        return;
+    PyObject *transport = Py_NewRef(connection->transport);
+    PyObject *result = call_method0(transport, name);
+    if (result == NULL)
+        PyErr_WriteUnraisable(transport);
+    Py_XDECREF(result);
+    Py_DECREF(transport);
+}
+
+void
+connection_start_idle_timer(Connection *connection)
+{
+    Factory *factory = connection->factory;
+    connection->deadline_ms = factory_now_ms() + factory->keep_alive_ms;
+    list_append(&factory->idle, &connection->timer);
+}
+
+void
+connection_schedule_resume(Connection *connection)
+{
+    const State *state = connection->factory->state;
+    if (connection->resume_scheduled || connection->transport == NULL)
+        return;
+    static PyMethodDef resume = {"_resume", connection_resume, METH_NOARGS, NULL};
+    PyObject *callback = PyCFunction_New(&resume, (PyObject *)connection);
+    PyObject *handle = callback == NULL ? NULL : call_method1(connection->factory->loop, state->names.call_soon, callback);
+    if (handle == NULL)
+        PyErr_WriteUnraisable((PyObject *)connection);
+    else
+        connection->resume_scheduled = true;
+    Py_XDECREF(callback);
+    Py_XDECREF(handle);
+}
+
+/* Whether parsing must wait for the app. */
+static bool
+must_hold(const Connection *connection)
+{
+    if (connection->receiving != NULL)
+        return connection->receiving->body_bytes > CYCLE_BODY_HIGH_BYTES;
+    return connection->head != NULL;
+}
+
+void
+connection_adjust_reading(Connection *connection)
+{
+    const State *state = connection->factory->state;
+    bool pause = (connection->unparsed != NULL || (connection->receiving != NULL && must_hold(connection))) &&
+                 !connection->lingering;
+    if (pause == connection->reading_paused || connection->closing || connection->input_ended)
+        return;
+    connection->reading_paused = pause;
+    connection_call_transport(connection, pause ? state->names.pause_reading : state->names.resume_reading);
+}
+
+bool
+connection_is_idle(const Connection *connection)
+{
+    if (connection->head != NULL || connection->incoming != NULL || connection->unparsed != NULL ||
+        connection->discarding || connection->raw_body_left > 0)
+        return false;
+    /* A request may already be in the socket. */
+    char byte;
+    return connection->fd < 0 || recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0;
+}
+
+/* ---- data_received ---- */
+
+/* Answers a request that never reaches the app, once what came before it is answered; then closes. */
+static void
+reject(Connection *connection, int status, const char *reason)
+{
+    Cycle *broken = connection->receiving;
+    connection_drop_incoming(connection);
+    Py_CLEAR(connection->unparsed);
+    connection->raw_body_left = 0;
+    if (connection->reject_status == 0) {
+        connection->reject_status = status;
+        connection->reject_reason = reason;
+    }
+    if (broken == NULL)
+        return;
+    /* The body broke off: it is the last of the queue, and the app must not take it for a whole one. */
+    if (connection->head == broken && broken->response == RESPONSE_BODY) {
+        connection->reject_status = -1; /* too late for another response: just close */
+        connection->keep = false;
+    }
+    if (connection->head == broken && connection->head_open) {
+        writer_rollback(&connection->out, connection->head_mark);
+        connection->head_open = false;
+    }
+    Cycle **at = &connection->head;
+    Cycle *before = NULL;
+    while (*at != broken) {
+        before = *at;
+        at = &before->next;
+    }
+    connection_drop_queue(connection, at, before);
+}
+
+static void
+write_rejection(Connection *connection)
+{
+    Factory *factory = connection->factory;
+    int status = connection->reject_status;
+    if (connection->close_after)
+        return;
+    connection->close_after = true;
+    connection->discarding = true; /* what is still to come is read and dropped */
+    list_remove(&connection->timer);
+    if (status < 0)
+        return;
+    http1_simple_response(connection, status, connection->reject_reason, false, false);
+    PyObject *result =
+        PyObject_CallFunction(factory->on_reject, "isO", status, connection->reject_reason, connection->client);
+    if (result == NULL)
+        PyErr_WriteUnraisable(factory->on_reject);
+    Py_XDECREF(result);
+}
+
+/* feed_data stopped. Returns how many bytes of the slice were parsed, or -1: nothing more will be. */
+static Py_ssize_t
+parser_stopped(Connection *connection)
+{
+    const State *state = connection->factory->state;
+    PyObject *error = error_take();
+    Py_ssize_t parsed = -1;
+    if (PyErr_GivenExceptionMatches(error, state->HttpParserUpgrade)) {
+        /* We did not ask to upgrade (RFC 9110 §7.8 lets a server ignore it): HTTP goes on behind it. */
+        PyObject *args = PyObject_GetAttrString(error, "args");
+        if (args != NULL && PyTuple_Check(args) && PyTuple_GET_SIZE(args) == 1)
+            parsed = PyLong_AsSsize_t(PyTuple_GET_ITEM(args, 0));
+        Py_XDECREF(args);
+        if (PyErr_Occurred())
+            PyErr_WriteUnraisable((PyObject *)connection);
+    }
+    Py_DECREF(error);
+    if (parsed < 0 && !(connection->tail != NULL && !connection->tail->keep_alive && connection->receiving == NULL)) {
+        /* Bytes behind a request that says "close" are never looked at (RFC 9112 §9.6); others are wrong. */
+        if (connection->reject_status == 0)
+            reject(connection, 400, "Bad Request");
+        else
+            reject(connection, connection->reject_status, connection->reject_reason);
+    }
+    return parsed;
+}
+
+/* Body bytes of a request whose Upgrade made the parser stop. Returns how many there were, or -1. */
+static Py_ssize_t
+feed_raw_body(Connection *connection, const char *data, Py_ssize_t length)
+{
+    Py_ssize_t take = connection->raw_body_left < length ? (Py_ssize_t)connection->raw_body_left : length;
+    connection->raw_body_left -= take;
+    Cycle *cycle = connection->receiving;
+    if (cycle == NULL) {
+        if (connection->raw_body_left == 0)
+            request_discarded((PyObject *)connection);
+        return take; /* answered already */
+    }
+    Py_INCREF(cycle);
+    PyObject *bytes = PyBytes_FromStringAndSize(data, take);
+    int fed = bytes == NULL ? -1 : cycle_feed_body(cycle, bytes);
+    Py_XDECREF(bytes);
+    if (connection->raw_body_left == 0) {
+        connection->receiving = NULL;
+        cycle_feed_end(cycle);
+    }
+    cycle_release(cycle);
+    return fed < 0 ? -1 : take;
+}
+
+/* Parses one slice. Returns how many bytes were taken, or -1: nothing more will be. */
+static Py_ssize_t
+feed_slice(Connection *connection, PyObject *data, const char *text, Py_ssize_t length)
+{
+    const State *state = connection->factory->state;
+    if (connection->raw_body_left > 0)
+        return feed_raw_body(connection, text, length);
+    bool between = connection->incoming == NULL && connection->receiving == NULL && !connection->discarding;
+    connection->line_at = between ? text : NULL;
+    connection->line_used = !between;
+    connection->feed_end = text + length;
+    PyObject *slice = length == PyBytes_GET_SIZE(data) ? Py_NewRef(data)
+                                                       : PyMemoryView_FromMemory((char *)text, length, PyBUF_READ);
+    PyObject *result = NULL;
+    if (slice != NULL) {
+        PyObject *args[2] = {connection->parser, slice};
+        result = PyObject_Vectorcall(state->parser_feed, args, 2, NULL);
+    }
+    Py_XDECREF(slice);
+    connection->feed_end = NULL;
+    connection->line_at = NULL;
+    if (result == NULL)
+        return parser_stopped(connection);
+    Py_DECREF(result);
+    if (connection->incoming != NULL) {
+        connection->head_bytes += (size_t)length;
+        if (connection->head_bytes > HEAD_LIMIT_BYTES) {
+            reject(connection, 431, "Request Header Fields Too Large");
+            return -1;
+        }
+    }
+    return length;
+}
+
+static void connection_run(Connection *connection);
+
+/* Whether the connection takes no more requests. */
+static bool
+is_finished(const Connection *connection)
+{
+    return connection->closing || connection->lingering || connection->transport == NULL ||
+           connection->close_after || connection->reject_status != 0 ||
+           (connection->tail != NULL && !connection->tail->keep_alive && connection->receiving == NULL);
+}
+
+/* Parses `data` (bytes) from `at` on and runs what it brings, holding back what the app is not ready for. */
+static void
+connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
+{
+    const char *text = PyBytes_AS_STRING(data);
+    Py_ssize_t end = PyBytes_GET_SIZE(data);
+    while (at < end && !is_finished(connection)) {
+        if (must_hold(connection)) {
+            CHECK(connection->unparsed == NULL);
+            connection->unparsed = Py_NewRef(data);
+            connection->unparsed_at = at;
+            break;
+        }
+        Py_ssize_t slice = connection->receiving != NULL ? BODY_SLICE_BYTES : SLICE_BYTES;
+        if (slice > end - at)
+            slice = end - at;
+        slice = feed_slice(connection, data, text + at, slice);
+        connection_run(connection);
+        if (slice < 0)
+            break;
+        at += slice;
+    }
+    if (connection->discarding && (connection->discard_left -= end) < 0 && !connection->close_after) {
+        connection->close_after = true; /* too much of a body that nobody reads */
+        connection->keep = false;
+    }
+    connection_adjust_reading(connection);
+}
+
+PyObject *
+connection_data_received(PyObject *self, PyObject *data)
+{
+    Connection *connection = (Connection *)self;
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "data_received() takes bytes");
+        return NULL;
+    }
+    if (connection->lingering || connection->closing || connection->transport == NULL)
+        Py_RETURN_NONE;
+    Py_INCREF(connection);
+    if (connection->unparsed != NULL || connection->running) {
+        /* Not read from a transport of ours, which is paused: keep the order all the same. */
+        PyObject *rest = connection->unparsed == NULL
+                             ? Py_NewRef(data)
+                             : PyBytes_FromStringAndSize(PyBytes_AS_STRING(connection->unparsed) + connection->unparsed_at,
+                                                         PyBytes_GET_SIZE(connection->unparsed) - connection->unparsed_at);
+        if (connection->unparsed != NULL && rest != NULL)
+            PyBytes_Concat(&rest, data);
+        if (rest == NULL) {
+            Py_DECREF(connection);
+            return NULL;
+        }
+        Py_XSETREF(connection->unparsed, rest);
+        connection->unparsed_at = 0;
+        connection_schedule_resume(connection);
+    }
+    else {
+        http1_cork(connection);
+        connection_feed(connection, data, 0);
+        http1_uncork(connection);
+    }
+    connection_check(connection);
+    Py_DECREF(connection);
+    Py_RETURN_NONE;
+}
+
+/* ---- the queue ---- */
+
+/* Gives the app every request whose turn it is. May run Python. */
+static void
+connection_run(Connection *connection)
+{
+    if (connection->running)
+        return;
+    connection->running = true;
+    while (connection->head != NULL && !connection->head->started && !connection->closing &&
+           !connection->close_after && connection->transport != NULL) {
+        Cycle *cycle = (Cycle *)Py_NewRef(connection->head);
+        PyObject *scope = scope_build(cycle, connection->scope_base);
+        if (scope != NULL) {
+            cycle_start(cycle, scope);
+        }
+        else {
+            /* httptools let the target pass, its URL parser does not. */
+            PyErr_Clear();
+            connection->receiving = cycle;
+            reject(connection, 400, "Bad Request");
+        }
+        cycle_release(cycle);
+        connection_check(connection);
+    }
+    connection->running = false;
+    if (connection->head == NULL && connection->reject_status != 0 && !connection->closing)
+        write_rejection(connection);
+}
+
+/* From the loop: what waited for a suspended request. */
+static PyObject *
+connection_resume(PyObject *self, PyObject *unused)
+{
+    Connection *connection = (Connection *)self;
+    (void)unused;
+    connection->resume_scheduled = false;
+    if (connection->transport == NULL || connection->closing)
+        Py_RETURN_NONE;
+    Py_INCREF(connection);
+    http1_cork(connection);
+    connection_run(connection);
+    PyObject *data = connection->unparsed;
+    if (data != NULL && !must_hold(connection)) {
+        connection->unparsed = NULL;
+        connection_feed(connection, data, connection->unparsed_at);
+        Py_DECREF(data);
+    }
+    if (connection->input_ended && connection->head == NULL && connection->unparsed == NULL)
+        connection->close_after = true;
+    http1_uncork(connection);
+    connection_adjust_reading(connection);
+    connection_check(connection);
+    Py_DECREF(connection);
+    Py_RETURN_NONE;
+}
+
+static void
+log_access(Connection *connection, Cycle *cycle)
+{
+    Factory *factory = connection->factory;
+    const State *state = factory->state;
+    PyObject *status = PyLong_FromLong(cycle->status);
+    PyObject *result = NULL;
+    if (status != NULL) {
+        PyObject *args[6] = {NULL, cycle->client, cycle->method, cycle->target,
+                             cycle->version_10 ? state->names.version_10 : state->names.version_11, status};
+        result = PyObject_Vectorcall(factory->access, args + 1, 5 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    }
+    if (result == NULL)
+        PyErr_WriteUnraisable(factory->access);
+    Py_XDECREF(status);
+    Py_XDECREF(result);
+}
+
+void
+connection_response_done(Connection *connection, Cycle *cycle)
+{
+    CHECK(connection->head == cycle);
+    connection->head = cycle->next;
+    cycle->next = NULL;
+    if (connection->tail == cycle)
+        connection->tail = NULL;
+    connection->head_open = false;
+    connection->served_any = true;
+    if (connection->receiving == cycle) {
+        connection->receiving = NULL;
+        connection->discarding = true;
+        connection->discard_left = DISCARD_LIMIT_BYTES;
+    }
+    if (!connection->keep)
+        connection->close_after = true;
+    Py_CLEAR(cycle->stream);
+    if (connection->factory->access != NULL && cycle->status != 0)
+        log_access(connection, cycle);
+    cycle_release(cycle); /* the queue's */
+    if (connection->close_after)
+        return;
+    if (connection->head == NULL && connection->incoming == NULL && !connection->discarding)
+        connection_start_idle_timer(connection);
+    if (!connection->running &&
+        (connection->head != NULL || connection->unparsed != NULL || connection->reject_status != 0 ||
+         connection->input_ended || connection->reading_paused))
+        connection_schedule_resume(connection);
+}
