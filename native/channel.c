@@ -97,6 +97,7 @@ cycle_take_message(Cycle *cycle)
     PyObject *message = PyDict_New();
     if (message != NULL && PyDict_SetItem(message, state->names.type, state->names.http_disconnect) < 0)
         Py_CLEAR(message);
+    cycle->told_disconnect = message != NULL;
     return message;
 }
 

@@ -239,6 +239,24 @@ unfinished_error(const Cycle *cycle)
     return error_take();
 }
 
+/* The app left its response unfinished, and the client is there to see. Returns what it gets (borrowed). */
+static PyObject *
+end_on_wire(Cycle *cycle, bool failed)
+{
+    const State *state = cycle->factory->state;
+    bool nothing_sent = cycle->response != RESPONSE_BODY;
+    cycle->response = RESPONSE_DONE;
+    if (nothing_sent && failed) {
+        cycle->status = 500;
+        cycle->wire->fail(cycle);
+        return state->names.outcome_500;
+    }
+    if (nothing_sent)
+        cycle->status = 0; /* no line in the access log: there was no response */
+    cycle->wire->cut(cycle);
+    return state->names.outcome_cut;
+}
+
 void
 cycle_app_done(Cycle *cycle, PyObject *error)
 {
@@ -251,26 +269,14 @@ cycle_app_done(Cycle *cycle, PyObject *error)
     factory->in_flight_count--;
     factory->served++;
 
-    if (error == NULL && cycle->response != RESPONSE_DONE && !cycle->disconnected)
+    bool finished = cycle->response == RESPONSE_DONE;
+    if (error == NULL && !finished && !cycle->disconnected && !cycle->told_disconnect)
         error = own_error = unfinished_error(cycle);
-    if (error != NULL) {
-        PyObject *outcome = state->names.outcome_done;
-        if (cycle->response != RESPONSE_DONE && cycle->disconnected) {
-            outcome = state->names.outcome_gone;
-        }
-        else if (cycle->response == RESPONSE_BODY) {
-            outcome = state->names.outcome_cut;
-            cycle->response = RESPONSE_DONE;
-            cycle->wire->cut(cycle);
-        }
-        else if (cycle->response != RESPONSE_DONE) {
-            outcome = state->names.outcome_500;
-            cycle->response = RESPONSE_DONE;
-            cycle->status = 500;
-            cycle->wire->fail(cycle);
-        }
+    PyObject *outcome = finished ? state->names.outcome_done : state->names.outcome_gone;
+    if (!finished && !cycle->disconnected)
+        outcome = end_on_wire(cycle, error != NULL);
+    if (error != NULL)
         report_error(cycle, error, outcome);
-    }
     Py_XDECREF(own_error);
     cycle_release(cycle); /* the list's */
     if (UNLIKELY(factory->draining))

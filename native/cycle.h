@@ -85,6 +85,7 @@ typedef struct Cycle {
     bool expects_continue;
     bool disconnected; /* the client is gone, both ways */
     bool input_closed; /* the client will send no more */
+    bool told_disconnect; /* receive() has said http.disconnect: the app may stop where it is */
     /* the response */
     uint8_t response; /* ResponseState */
     bool no_body;     /* HEAD, 204, 304 */

@@ -25,31 +25,44 @@ factory_now_ms(void)
 
 /* ---- made ---- */
 
+/* Appends "name: value" CRLF of one (bytes, bytes) item to *encoded. 0, or -1 with *encoded cleared. */
+static int
+encode_field(PyObject **encoded, PyObject *item)
+{
+    const char *name, *value;
+    Py_ssize_t name_length, value_length;
+    PyObject *line = NULL;
+    if (!PyTuple_Check(item)) {
+        PyErr_SetString(PyExc_TypeError, "headers must be a list of (bytes, bytes)");
+    }
+    else if (PyArg_ParseTuple(item, "y#y#", &name, &name_length, &value, &value_length)) {
+        if (!chars_is_token(name, (size_t)name_length) || !chars_is_field_value(value, (size_t)value_length))
+            PyErr_Format(PyExc_ValueError, "header %R cannot go on the wire", item);
+        else
+            line = PyBytes_FromStringAndSize(NULL, name_length + value_length + 4);
+    }
+    if (line == NULL) {
+        Py_CLEAR(*encoded);
+        return -1;
+    }
+    char *to = PyBytes_AS_STRING(line);
+    memcpy(to, name, (size_t)name_length);
+    memcpy(to + name_length, ": ", 2);
+    memcpy(to + name_length + 2, value, (size_t)value_length);
+    memcpy(to + name_length + 2 + value_length, "\r\n", 2);
+    PyBytes_ConcatAndDel(encoded, line);
+    return *encoded == NULL ? -1 : 0;
+}
+
 /* The `headers` argument as encoded field lines. New bytes; NULL with an exception. */
 static PyObject *
 encode_fields(PyObject *headers)
 {
-    PyObject *encoded = PyBytes_FromStringAndSize(NULL, 0);
-    PyObject *fields = headers == NULL ? PyTuple_New(0) : PySequence_Fast(headers, "headers must be a list of pairs");
-    for (Py_ssize_t i = 0; fields != NULL && encoded != NULL && i < PySequence_Fast_GET_SIZE(fields); i++) {
-        const char *name, *value;
-        Py_ssize_t name_length, value_length;
-        PyObject *item = PySequence_Fast_GET_ITEM(fields, i);
-        if (!PyTuple_Check(item) || !PyArg_ParseTuple(item, "y#y#", &name, &name_length, &value, &value_length)) {
-            if (!PyErr_Occurred())
-                PyErr_SetString(PyExc_TypeError, "headers must be a list of (bytes, bytes)");
-            Py_CLEAR(encoded);
+    PyObject *fields = headers == NULL ? PyTuple_New(0) : PySequence_Tuple(headers);
+    PyObject *encoded = fields == NULL ? NULL : PyBytes_FromStringAndSize(NULL, 0);
+    for (Py_ssize_t i = 0; encoded != NULL && i < PyTuple_GET_SIZE(fields); i++)
+        if (encode_field(&encoded, PyTuple_GET_ITEM(fields, i)) < 0)
             break;
-        }
-        if (!chars_is_token(name, (size_t)name_length) || !chars_is_field_value(value, (size_t)value_length)) {
-            PyErr_Format(PyExc_ValueError, "header %R cannot go on the wire", item);
-            Py_CLEAR(encoded);
-            break;
-        }
-        PyBytes_ConcatAndDel(&encoded, PyBytes_FromFormat("%.*s: %.*s\r\n", (int)name_length, name, (int)value_length, value));
-    }
-    if (fields == NULL)
-        Py_CLEAR(encoded);
     Py_XDECREF(fields);
     return encoded;
 }

@@ -133,8 +133,8 @@ judge_field(const State *state, int status, const char *name, size_t name_length
         break;
     case 10:
         if (chars_equal_lower(name, "connection", 10)) {
-            if (chars_list_has(value, value_length, "close"))
-                facts->connection_close = true;
+            facts->connection_close |= chars_list_has(value, value_length, "close");
+            facts->connection_upgrade |= chars_list_has(value, value_length, "upgrade");
             return FIELD_DROP;
         }
         if (chars_equal_lower(name, "keep-alive", 10))

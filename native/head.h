@@ -11,6 +11,7 @@ typedef struct {
     bool has_date;
     bool has_server;
     bool connection_close;
+    bool connection_upgrade; /* RFC 9110 §7.8: an Upgrade field is announced (a 426, say) */
 } HeadFacts;
 
 /* RFC 9110 §15 reason phrase for `status`, "" if it has none. */
@@ -22,8 +23,8 @@ int head_status_line(Writer *writer, int status);
 /* Appends the status line and the fields, without the empty line that ends a head, and fills *facts.
  *
  * `fields` is what PySequence_Fast made of the app's headers: a list or tuple of [name, value]. Framing
- * and connection fields (transfer-encoding, connection, keep-alive) are read or dropped, not sent:
- * the server frames. Content-Length is dropped where RFC 9110 §8.6 forbids it (204).
+ * and connection fields (transfer-encoding, connection, keep-alive) are read, not sent: the
+ * server frames. Content-Length is dropped where RFC 9110 §8.6 forbids it (204).
  * Runs no Python. 0, or -1 with HeaderError or MessageError and the writer as it was. */
 int head_encode(const State *state, Writer *writer, int status, PyObject *fields, HeadFacts *facts);
 

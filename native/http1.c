@@ -20,8 +20,8 @@ stream_of(const Cycle *cycle)
 
 /* ---- heads ---- */
 
-/* Longest framing: "content-length: " 20 digits CRLF, "connection: keep-alive" CRLF, CRLF. */
-#define FRAMING_BYTES 96
+/* Longest framing: "content-length: " 20 digits CRLF, two connection fields, CRLF. */
+#define FRAMING_BYTES 128
 
 static char *
 put_text(char *to, const char *text, size_t length)
@@ -57,6 +57,8 @@ put_head_end(Connection *connection, const HeadFacts *facts, int64_t content_len
         to = chars_put_decimal(to, (uint64_t)content_length);
         to = PUT(to, "\r\n");
     }
+    if (facts->connection_upgrade)
+        to = PUT(to, "connection: upgrade\r\n");
     if (!keep)
         to = PUT(to, "connection: close\r\n");
     else if (version_10)
@@ -197,6 +199,8 @@ http1_cut(Cycle *cycle)
     Connection *connection = stream_of(cycle);
     Py_INCREF(connection);
     bool reset = connection->framing == FRAMING_CLOSE && connection->fd >= 0;
+    if (connection->head_open)
+        writer_rollback(&connection->out, connection->head_mark);
     connection->keep = false;
     connection_response_done(connection, cycle);
     if (reset) {

@@ -392,6 +392,7 @@ connection_response_done(Connection *connection, Cycle *cycle)
     if (connection->tail == cycle)
         connection->tail = NULL;
     connection->head_open = false;
+    connection->framing = FRAMING_NONE;
     connection->served_any = true;
     if (connection->receiving == cycle) {
         connection->receiving = NULL;

@@ -293,9 +293,10 @@ class Supervisor:
             self._start_lost(slot, "start", f"{_name(process)} ended: {text}", now)
         elif event is Event.SERVER_LOST:
             self._step(slot, event, now)
-            up_s = now - (process.ready_at or now)
+            assert process.ready_at is not None
             level = logging.ERROR if returncode else logging.INFO
-            log.log(level, "%s ended (%s) after %.1f s of service", _name(process), how, up_s)
+            served_s = now - process.ready_at
+            log.log(level, "%s ended (%s) after %.1f s of service", _name(process), how, served_s)
             self._tell_delay(slot, now)
         else:
             crashed = returncode and process.ready_at is not None and not process.killed

@@ -55,5 +55,5 @@ def test_what_is_no_message_is_refused(data: bytes, why: str) -> None:
 
 
 def test_a_message_too_large_for_the_pipe_is_refused() -> None:
-    with pytest.raises(ControlError, match="FAILED is .* over the limit"):
+    with pytest.raises(ControlError, match=r"FAILED is .* over the limit"):
         control.encode(control.Failed("import", "x" * control.MAX_DATAGRAM_BYTES))

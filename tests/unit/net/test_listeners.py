@@ -255,7 +255,7 @@ def test_a_privileged_port_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
             raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(socket, "socket", Refused)
-    with pytest.raises(ListenError, match="127.0.0.1:80: Permission denied; .*CAP_NET_BIND_SERVICE"):
+    with pytest.raises(ListenError, match=r"127.0.0.1:80: Permission denied; .*CAP_NET_BIND_SERVICE"):
         open_all(TcpBind("127.0.0.1", 80))
 
 
