@@ -203,7 +203,9 @@ factory_report_empty(PyObject *self, PyObject *unused)
     Factory *factory = (Factory *)self;
     PyObject *on_empty = factory->on_empty;
     (void)unused;
-    if (on_empty == NULL)
+    factory->empty_scheduled = false;
+    /* A connection accepted in this turn of the loop may have been made since. */
+    if (on_empty == NULL || factory->connection_count > 0 || factory->in_flight_count > 0)
         Py_RETURN_NONE;
     factory->on_empty = NULL;
     PyObject *result = PyObject_CallNoArgs(on_empty);

@@ -9,9 +9,19 @@ import pytest
 
 from tests.helpers.http1 import Server
 
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
+def serve(request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def start(app: Any, **settings: Any) -> Server:
@@ -26,5 +36,5 @@ def serve() -> Iterator[Callable[..., Server]]:
             server.stop()
         except AssertionError as error:
             failures.append(error)
-    if failures:
+    if failures and not request.node.stash.get(FAILED, False):  # one failure is enough
         raise failures[0]

@@ -246,8 +246,8 @@ def test_what_an_app_does_to_its_scope_stays_its_own(serve):
     assert seen[0] == seen[1] == seen[2]
 
 
-def test_extensions_and_asgi_are_not_shared_between_connections(serve):
-    """Middleware adds extensions: another client's request must not see them."""
+def test_extensions_are_not_shared_between_requests(serve):
+    """Middleware adds extensions: the next request must not see them."""
     seen = []
 
     async def app(scope, receive, send):

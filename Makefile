@@ -1,0 +1,98 @@
+# The two commands: `make run` (build, serve the demo on every core) and `make test` (everything CI runs).
+# Everything is installed into .venv; nothing outside this folder changes, except that `make test` asks apt
+# for the tools its tests drive, where it is root and they are missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+APP ?= shardserve.demo:app
+PYTEST := $(BIN)/python -m pytest
+NATIVE := $(wildcard native/*.c native/*.h)
+
+.PHONY: help run test build lint format unit native-tests sanitize pythons install-check tools generated \
+        bench leaks fuzz clean
+
+help:
+	@echo "make run           build and serve $(APP) on every core (make run ARGS='--port 9000')"
+	@echo "make test          lint, types, tests, sanitizers, every Python found: what CI runs"
+	@echo "make unit          the tests alone, on this Python (ARGS='-k name')"
+	@echo "make sanitize      the native tests under AddressSanitizer and UBSan"
+	@echo "make bench         CPU per request against the installed peers (docs/perf-lab.md)"
+	@echo "make leaks | fuzz  the long runs"
+	@echo "make generated     rewrite the generated files (docs/reference)"
+	@echo "make format        ruff format"
+
+run: $(VENV)/run.stamp
+	@echo "shardserve: open the URL below in a browser; Ctrl-C stops it"
+	@exec $(BIN)/shardserve $(APP) $(ARGS)
+
+test: tools build lint
+	$(PYTEST) -q $(ARGS)
+	$(MAKE) --no-print-directory native-tests sanitize pythons install-check
+
+# ---- set-up ----
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "shardserve needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml $(NATIVE)
+	@echo "building shardserve (about half a minute the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp pyproject.toml
+	@echo "installing what the tests use"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+build: $(VENV)/test.stamp
+
+tools:
+	@sh .ci/tools
+
+# ---- checks ----
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	sh .ci/c-warnings $(BIN)/python
+
+format:
+	$(BIN)/ruff check --fix . || true
+	$(BIN)/ruff format .
+
+generated: build
+	$(BIN)/python -m shardserve.config.render
+
+unit: build
+	$(PYTEST) -q $(ARGS)
+
+native-tests:
+	$(MAKE) -C native/tests test
+
+sanitize: build
+	sh native/tests/sanitize.sh $(BIN)/python
+
+pythons: build
+	sh .ci/pythons
+
+install-check:
+	sh .ci/install-check $(PYTHON)
+
+# ---- the long runs ----
+
+bench: build
+	$(BIN)/python -m perf peers install
+	$(BIN)/python -m perf bench $(ARGS)
+
+leaks: build
+	SHARDSERVE_LEAK_REQUESTS=200000 $(PYTEST) -q tests/leaks
+
+fuzz:
+	$(MAKE) -C native/tests fuzz
+
+clean:
+	rm -rf $(VENV) .venv-* build .build *.egg-info shardserve/*.so
