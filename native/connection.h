@@ -44,9 +44,11 @@ typedef struct {
     Cycle *receiving;      /* borrowed, in the queue: its body is being parsed */
     PyObject *unparsed;    /* bytes read but not parsed, from unparsed_at on */
     Py_ssize_t unparsed_at;
-    size_t head_bytes;     /* of the incoming head, counted by reads */
+    size_t head_bytes;     /* of an incomplete head, counted by slices */
+    size_t field_bytes;    /* of the incoming head, counted by fields */
+    int64_t body_overhead; /* chunk framing and trailers beyond the body bytes they brought */
     int64_t content_length; /* of the incoming request, -1: none */
-    int64_t raw_body_left; /* body bytes the parser will not see: it stopped at an Upgrade */
+    int host_count;
     int64_t discard_left;  /* of a body nobody wants: read no more than this */
     const char *line_at;   /* where the incoming request's line stands, or NULL: unknown */
     bool line_used;        /* line_at is that of a request that has begun */
@@ -56,6 +58,8 @@ typedef struct {
     bool chunked;
     bool wants_upgrade;
     bool connection_upgrade;
+    bool body_behind_upgrade; /* the parser will stop before the body: request_upgrade_ignored() */
+    bool continuing;          /* inside that: the parser reads a head of ours */
     bool connection_close;
     bool connection_keep_alive;
     bool discarding;

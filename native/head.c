@@ -181,9 +181,9 @@ refuse_field(const State *state, PyObject *name, PyObject *value)
     Py_INCREF(name);
     Py_INCREF(value);
     if (!chars_is_token(PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name)))
-        PyErr_Format(state->HeaderError, "invalid header name %R: it must be a token (RFC 9110 §5.1)", name);
+        PyErr_Format(state->HeaderError, "invalid header name %R: it must be a token (RFC 9110 section 5.1)", name);
     else
-        PyErr_Format(state->HeaderError, "invalid value of header %R: %R has a control character (RFC 9110 §5.5)",
+        PyErr_Format(state->HeaderError, "invalid value of header %R: %R has a control character (RFC 9110 section 5.5)",
                      name, value);
     Py_DECREF(name);
     Py_DECREF(value);

@@ -5,6 +5,7 @@
  */
 #include "connection.h"
 
+#include "head.h"
 #include "request.h"
 #include "scope.h"
 
@@ -13,8 +14,10 @@
 /* Bytes parsed at a time: what one connection can have parsed ahead of its running request. */
 #define SLICE_BYTES 16384
 #define BODY_SLICE_BYTES 262144
-/* A head that is still incomplete after this many bytes is refused (431). */
-#define HEAD_LIMIT_BYTES 65536
+/* A head that is still incomplete after this many bytes is refused (431); request.c counts exactly. */
+#define HEAD_READ_BYTES 73728
+/* Chunk framing beyond 16 times the body it brings is bounded by this. */
+#define OVERHEAD_LIMIT_BYTES 65536
 /* How much of an unwanted request body is read to keep the connection. */
 #define DISCARD_LIMIT_BYTES (1 << 20)
 
@@ -85,7 +88,7 @@ bool
 connection_is_idle(const Connection *connection)
 {
     if (connection->head != NULL || connection->incoming != NULL || connection->unparsed != NULL ||
-        connection->discarding || connection->raw_body_left > 0)
+        connection->discarding)
         return false;
     /* A request may already be in the socket. */
     char byte;
@@ -101,7 +104,7 @@ reject(Connection *connection, int status, const char *reason)
     Cycle *broken = connection->receiving;
     connection_drop_incoming(connection);
     Py_CLEAR(connection->unparsed);
-    connection->raw_body_left = 0;
+    connection->body_behind_upgrade = false;
     if (connection->reject_status == 0) {
         connection->reject_status = status;
         connection->reject_reason = reason;
@@ -159,42 +162,44 @@ parser_stopped(Connection *connection)
         if (args != NULL && PyTuple_Check(args) && PyTuple_GET_SIZE(args) == 1)
             parsed = PyLong_AsSsize_t(PyTuple_GET_ITEM(args, 0));
         Py_XDECREF(args);
-        if (PyErr_Occurred())
+        PyObject *ignored = PyErr_Occurred() ? NULL : request_upgrade_ignored((PyObject *)connection);
+        if (ignored == NULL) {
             PyErr_WriteUnraisable((PyObject *)connection);
+            parsed = -1;
+        }
+        Py_XDECREF(ignored);
     }
     Py_DECREF(error);
     if (parsed < 0 && !(connection->tail != NULL && !connection->tail->keep_alive && connection->receiving == NULL)) {
         /* Bytes behind a request that says "close" are never looked at (RFC 9112 §9.6); others are wrong. */
         if (connection->reject_status == 0)
-            reject(connection, 400, "Bad Request");
+            reject(connection, 400, head_reason(400));
         else
             reject(connection, connection->reject_status, connection->reject_reason);
     }
     return parsed;
 }
 
-/* Body bytes of a request whose Upgrade made the parser stop. Returns how many there were, or -1. */
-static Py_ssize_t
-feed_raw_body(Connection *connection, const char *data, Py_ssize_t length)
+/* After a slice: whether the peer stays within what a request may take before it comes to the point. */
+static bool
+within_limits(Connection *connection, Py_ssize_t length)
 {
-    Py_ssize_t take = connection->raw_body_left < length ? (Py_ssize_t)connection->raw_body_left : length;
-    connection->raw_body_left -= take;
-    Cycle *cycle = connection->receiving;
-    if (cycle == NULL) {
-        if (connection->raw_body_left == 0)
-            request_discarded((PyObject *)connection);
-        return take; /* answered already */
+    if (connection->incoming != NULL) {
+        connection->head_bytes += (size_t)length;
+        if (connection->head_bytes <= HEAD_READ_BYTES)
+            return true;
+        reject(connection, 431, head_reason(431));
+        return false;
     }
-    Py_INCREF(cycle);
-    PyObject *bytes = PyBytes_FromStringAndSize(data, take);
-    int fed = bytes == NULL ? -1 : cycle_feed_body(cycle, bytes);
-    Py_XDECREF(bytes);
-    if (connection->raw_body_left == 0) {
-        connection->receiving = NULL;
-        cycle_feed_end(cycle);
-    }
-    cycle_release(cycle);
-    return fed < 0 ? -1 : take;
+    /* Bytes of chunk framing count, body bytes were taken off sixteenfold: one-byte chunks pass, an endless chunk
+     * extension or trailer does not. */
+    connection->body_overhead += length;
+    if (connection->receiving == NULL && !connection->discarding)
+        connection->body_overhead = 0;
+    if (connection->body_overhead <= OVERHEAD_LIMIT_BYTES)
+        return true;
+    reject(connection, 400, head_reason(400));
+    return false;
 }
 
 /* Parses one slice. Returns how many bytes were taken, or -1: nothing more will be. */
@@ -202,8 +207,6 @@ static Py_ssize_t
 feed_slice(Connection *connection, PyObject *data, const char *text, Py_ssize_t length)
 {
     const State *state = connection->factory->state;
-    if (connection->raw_body_left > 0)
-        return feed_raw_body(connection, text, length);
     bool between = connection->incoming == NULL && connection->receiving == NULL && !connection->discarding;
     connection->line_at = between ? text : NULL;
     connection->line_used = !between;
@@ -221,14 +224,7 @@ feed_slice(Connection *connection, PyObject *data, const char *text, Py_ssize_t 
     if (result == NULL)
         return parser_stopped(connection);
     Py_DECREF(result);
-    if (connection->incoming != NULL) {
-        connection->head_bytes += (size_t)length;
-        if (connection->head_bytes > HEAD_LIMIT_BYTES) {
-            reject(connection, 431, "Request Header Fields Too Large");
-            return -1;
-        }
-    }
-    return length;
+    return within_limits(connection, length) ? length : -1;
 }
 
 static void connection_run(Connection *connection);
@@ -328,7 +324,7 @@ connection_run(Connection *connection)
             /* httptools let the target pass, its URL parser does not. */
             PyErr_Clear();
             connection->receiving = cycle;
-            reject(connection, 400, "Bad Request");
+            reject(connection, 400, head_reason(400));
         }
         cycle_release(cycle);
         connection_check(connection);

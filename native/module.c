@@ -132,6 +132,7 @@ module_exec(PyObject *module)
     X(field_content_length)                                                                        \
     X(field_transfer_encoding)                                                                     \
     X(field_expect)                                                                                \
+    X(field_host)                                                                                  \
     X(field_upgrade)                                                                               \
     X(methods)                                                                                     \
     X(factory_type)                                                                                \

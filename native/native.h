@@ -92,7 +92,8 @@
     X(throw_, "throw")                                                                             \
     X(loop, "loop")                                                                                \
     X(schema, "schema")                                                                            \
-    X(query, "query")
+    X(query, "query")                                                                              \
+    X(feed_data, "feed_data")
 
 typedef struct {
     /* types */
@@ -131,6 +132,7 @@ typedef struct {
     PyObject *field_content_length;
     PyObject *field_transfer_encoding;
     PyObject *field_expect;
+    PyObject *field_host;
     PyObject *field_upgrade;
     /* method bytes -> str */
     PyObject *methods;

@@ -3,6 +3,7 @@
 
 #include "chars.h"
 #include "connection.h"
+#include "head.h"
 #include "line.h"
 
 /* Field names that come lower-cased and shared; each is known in lower case and as browsers write it. */
@@ -29,6 +30,9 @@ static const char *const COMMON_FIELDS[] = {
     "x-forwarded-port", "x-forwarded-proto", "x-real-ip",
     "x-request-id",    "x-requested-with",
 };
+
+/* A head longer than this is refused: 414 if it is the target, else 431. (nginx: 8 KiB a line, 32 KiB in all.) */
+#define HEAD_LIMIT_BYTES 65536
 
 static const char *const METHODS[] = {"GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"};
 
@@ -85,6 +89,7 @@ request_init_names(State *state)
     state->field_content_length = known_field(state, "content-length");
     state->field_transfer_encoding = known_field(state, "transfer-encoding");
     state->field_expect = known_field(state, "expect");
+    state->field_host = known_field(state, "host");
     state->field_upgrade = known_field(state, "upgrade");
     return state->field_upgrade == NULL ? -1 : 0;
 }
@@ -121,10 +126,15 @@ request_on_message_begin(PyObject *self, PyObject *unused)
 {
     Connection *connection = (Connection *)self;
     (void)unused;
+    if (connection->continuing)
+        Py_RETURN_NONE; /* no request: the body of the last one, given to the parser anew */
     if (connection->line_used)
         advance_line(connection);
     connection->line_used = true;
     connection->head_bytes = 0;
+    connection->field_bytes = 0;
+    connection->body_overhead = 0;
+    connection->host_count = 0;
     connection->content_length = -1;
     connection->chunked = false;
     connection->wants_upgrade = false;
@@ -138,11 +148,27 @@ request_on_message_begin(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* Counts bytes of a head. 0, or -1: refused with `status`. */
+static int
+count_head_bytes(Connection *connection, Py_ssize_t length, int status)
+{
+    connection->field_bytes += (size_t)length;
+    if (connection->field_bytes <= HEAD_LIMIT_BYTES)
+        return 0;
+    refuse_request(connection, status, head_reason(status));
+    return -1;
+}
+
 PyObject *
 request_on_url(PyObject *self, PyObject *url)
 {
-    Cycle *cycle = ((Connection *)self)->incoming;
+    Connection *connection = (Connection *)self;
+    Cycle *cycle = connection->incoming;
+    if (connection->continuing)
+        Py_RETURN_NONE;
     CHECK(cycle != NULL && PyBytes_CheckExact(url));
+    if (count_head_bytes(connection, PyBytes_GET_SIZE(url), 414) < 0)
+        return NULL;
     if (cycle->target == NULL) {
         cycle->target = Py_NewRef(url);
         Py_RETURN_NONE;
@@ -196,6 +222,9 @@ note_field(Connection *connection, Cycle *cycle, PyObject *name, PyObject *value
     else if (name == state->field_transfer_encoding) {
         connection->chunked = true;
     }
+    else if (name == state->field_host) {
+        connection->host_count++;
+    }
     else if (name == state->field_upgrade) {
         connection->wants_upgrade = true;
     }
@@ -203,6 +232,17 @@ note_field(Connection *connection, Cycle *cycle, PyObject *name, PyObject *value
         cycle->expects_continue = length == 12 && chars_equal_lower(text, "100-continue", 12);
     }
     return 0;
+}
+
+/* RFC 9112 §5.1: optional whitespace behind a value is not part of it. New reference; NULL with MemoryError. */
+static PyObject *
+without_trailing_space(PyObject *value)
+{
+    const char *text = PyBytes_AS_STRING(value);
+    Py_ssize_t length = PyBytes_GET_SIZE(value);
+    while (length > 0 && (text[length - 1] == ' ' || text[length - 1] == '\t'))
+        length--;
+    return length == PyBytes_GET_SIZE(value) ? Py_NewRef(value) : PyBytes_FromStringAndSize(text, length);
 }
 
 PyObject *
@@ -214,20 +254,20 @@ request_on_header(PyObject *self, PyObject *const *args, Py_ssize_t count)
     (void)count;
     if (cycle == NULL)
         Py_RETURN_NONE; /* a trailer: dropped (RFC 9110 §6.5.1), never merged into the fields */
-    const State *state = connection->factory->state;
-    PyObject *name = lower_field_name(state, args[0]);
-    if (name == NULL)
+    if (count_head_bytes(connection, PyBytes_GET_SIZE(args[0]) + PyBytes_GET_SIZE(args[1]) + 4, 431) < 0)
         return NULL;
     PyObject *pair = PyTuple_New(2);
-    if (pair == NULL) {
-        Py_DECREF(name);
+    if (pair == NULL)
         return NULL;
-    }
+    PyObject *name = lower_field_name(connection->factory->state, args[0]);
+    PyObject *value = without_trailing_space(args[1]);
     PyTuple_SET_ITEM(pair, 0, name);
-    PyTuple_SET_ITEM(pair, 1, Py_NewRef(args[1]));
-    int result = PyList_Append(cycle->headers, pair);
+    PyTuple_SET_ITEM(pair, 1, value);
+    int result = name == NULL || value == NULL ? -1 : PyList_Append(cycle->headers, pair);
+    if (result == 0)
+        result = note_field(connection, cycle, name, value);
     Py_DECREF(pair);
-    if (result < 0 || note_field(connection, cycle, name, args[1]) < 0)
+    if (result < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -293,33 +333,67 @@ enqueue(Connection *connection, Cycle *cycle)
     list_remove(&connection->timer);
 }
 
+/* What httptools lets pass and HTTP does not. 0, or -1: refused. */
+static int
+check_head(Connection *connection, Cycle *cycle)
+{
+    int status = 0;
+    if (PyUnicode_CompareWithASCIIString(cycle->method, "CONNECT") == 0)
+        status = 501; /* RFC 9110 §9.3.6: we are no proxy */
+    else if (connection->host_count > 1 || (connection->host_count == 0 && !cycle->version_10))
+        status = 400; /* RFC 9112 §3.2 */
+    else if (cycle->version_10 && connection->chunked)
+        status = 400; /* RFC 9112 §6.1: a 1.0 message with Transfer-Encoding has faulty framing */
+    if (status == 0)
+        return 0;
+    refuse_request(connection, status, head_reason(status));
+    return -1;
+}
+
 PyObject *
 request_on_headers_complete(PyObject *self, PyObject *unused)
 {
     Connection *connection = (Connection *)self;
     Cycle *cycle = connection->incoming;
     (void)unused;
+    if (connection->continuing)
+        Py_RETURN_NONE;
     CHECK(cycle != NULL && cycle->target != NULL);
-    if (read_line(connection, cycle) < 0)
+    if (read_line(connection, cycle) < 0 || check_head(connection, cycle) < 0)
         return NULL;
-    if (PyUnicode_CompareWithASCIIString(cycle->method, "CONNECT") == 0)
-        return refuse_request(connection, 501, "Not Implemented"); /* RFC 9110 §9.3.6: we are no proxy */
     /* RFC 9112 §9.3 */
     cycle->keep_alive = !connection->connection_close && (!cycle->version_10 || connection->connection_keep_alive);
     cycle->head_only = PyUnicode_CompareWithASCIIString(cycle->method, "HEAD") == 0;
     if (cycle->version_10)
         cycle->expects_continue = false; /* RFC 9110 §10.1.1 */
     cycle->client = Py_NewRef(connection->client);
+    /* The parser stops behind the head of an Upgrade and would take the body for another protocol. */
     connection->wants_upgrade &= connection->connection_upgrade;
-    if (connection->wants_upgrade) {
-        /* The parser stops behind this head and would take the body for another protocol. */
-        if (connection->chunked)
-            return refuse_request(connection, 501, "Not Implemented");
-        if (connection->content_length > 0)
-            connection->raw_body_left = connection->content_length;
-    }
+    connection->body_behind_upgrade =
+        connection->wants_upgrade && (connection->chunked || connection->content_length > 0);
     enqueue(connection, cycle);
     Py_RETURN_NONE;
+}
+
+PyObject *
+request_upgrade_ignored(PyObject *self)
+{
+    Connection *connection = (Connection *)self;
+    const State *state = connection->factory->state;
+    if (!connection->body_behind_upgrade)
+        Py_RETURN_NONE;
+    connection->body_behind_upgrade = false;
+    PyObject *head = connection->chunked
+                         ? PyBytes_FromString("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+                         : PyBytes_FromFormat("POST / HTTP/1.1\r\ncontent-length: %lld\r\n\r\n",
+                                              (long long)connection->content_length);
+    if (head == NULL)
+        return NULL;
+    connection->continuing = true;
+    PyObject *result = call_method1(connection->parser, state->names.feed_data, head);
+    connection->continuing = false;
+    Py_DECREF(head);
+    return result;
 }
 
 /* ---- the body ---- */
@@ -327,7 +401,9 @@ request_on_headers_complete(PyObject *self, PyObject *unused)
 PyObject *
 request_on_body(PyObject *self, PyObject *body)
 {
-    Cycle *cycle = ((Connection *)self)->receiving;
+    Connection *connection = (Connection *)self;
+    Cycle *cycle = connection->receiving;
+    connection->body_overhead -= 17 * (int64_t)PyBytes_GET_SIZE(body); /* itself, and leave for sixteen more */
     if (cycle == NULL)
         Py_RETURN_NONE; /* answered already */
     Py_INCREF(cycle);
@@ -355,8 +431,8 @@ request_on_message_complete(PyObject *self, PyObject *unused)
     Connection *connection = (Connection *)self;
     Cycle *cycle = connection->receiving;
     (void)unused;
-    if (connection->raw_body_left > 0)
-        Py_RETURN_NONE; /* an Upgrade: its body is still to come, past the parser */
+    if (connection->body_behind_upgrade)
+        Py_RETURN_NONE; /* its body is still to come */
     connection->receiving = NULL;
     if (cycle == NULL) {
         request_discarded(self);

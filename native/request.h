@@ -15,6 +15,10 @@ PyObject *request_on_headers_complete(PyObject *self, PyObject *unused);
 PyObject *request_on_body(PyObject *self, PyObject *body);
 PyObject *request_on_message_complete(PyObject *self, PyObject *unused);
 
+/* The parser stopped at an Upgrade that we ignore: gives it the body's framing anew, so that it reads the body. New
+ * reference (None); NULL with an exception. */
+PyObject *request_upgrade_ignored(PyObject *connection);
+
 /* The body that nobody wanted has been read: the connection is free for the next request. */
 void request_discarded(PyObject *connection);
 

@@ -24,9 +24,8 @@ scope_template(const Factory *factory, PyObject *client, PyObject *server)
 {
     const State *state = factory->state;
     PyObject *scope = PyDict_New();
-    PyObject *extensions = PyDict_New();
-    if (scope == NULL || extensions == NULL)
-        goto fail;
+    if (scope == NULL)
+        return NULL;
     const struct {
         PyObject *key;
         PyObject *value;
@@ -38,7 +37,7 @@ scope_template(const Factory *factory, PyObject *client, PyObject *server)
         {state->names.client, client},
         {state->names.scheme, factory->scheme},
         {state->names.root_path, factory->root_path},
-        {state->names.extensions, extensions},
+        {state->names.extensions, Py_None},
         {state->names.method, Py_None},
         {state->names.path, Py_None},
         {state->names.raw_path, Py_None},
@@ -50,10 +49,8 @@ scope_template(const Factory *factory, PyObject *client, PyObject *server)
             goto fail;
     if (factory->lifespan_state != NULL && PyDict_SetItem(scope, state->names.state, Py_None) < 0)
         goto fail;
-    Py_DECREF(extensions);
     return scope;
 fail:
-    Py_XDECREF(extensions);
     Py_XDECREF(scope);
     return NULL;
 }
@@ -172,13 +169,18 @@ scope_build(Cycle *cycle, PyObject *scope_base)
     if (PyDict_SetItem(scope, state->names.method, cycle->method) < 0 ||
         PyDict_SetItem(scope, state->names.headers, cycle->headers) < 0)
         goto fail;
+    PyObject *extensions = PyDict_New(); /* an app may write to it */
+    int set = extensions == NULL ? -1 : PyDict_SetItem(scope, state->names.extensions, extensions);
+    Py_XDECREF(extensions);
+    if (set < 0)
+        goto fail;
     if (query != state->empty_bytes && PyDict_SetItem(scope, state->names.query_string, query) < 0)
         goto fail;
     if (cycle->version_10 && PyDict_SetItem(scope, state->names.http_version, state->names.version_10) < 0)
         goto fail;
     if (factory->lifespan_state != NULL) {
         PyObject *copy = PyDict_Copy(factory->lifespan_state);
-        int set = copy == NULL ? -1 : PyDict_SetItem(scope, state->names.state, copy);
+        set = copy == NULL ? -1 : PyDict_SetItem(scope, state->names.state, copy);
         Py_XDECREF(copy);
         if (set < 0)
             goto fail;

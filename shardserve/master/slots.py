@@ -27,8 +27,6 @@ HEALTHY_S = 10.0
 # Delays between starts of one slot: 0, then 0.1 s doubling up to 30 s.
 BACKOFF_FIRST_S = 0.1
 BACKOFF_CAP_S = 30.0
-# A slot that lost this many processes in a row has its listeners lent out while it is down.
-LEND_AFTER_LOSSES = 3
 # What is left of a process after its deadline is killed this much later.
 KILL_AFTER_S = 2.0
 # From STOP to KILL.
@@ -222,16 +220,15 @@ def next_deadline(slots: Iterable[Slot]) -> float | None:
 
 
 def lendings(slots: dict[int, Slot]) -> Iterator[tuple[Slot, Process]]:
-    """Slots that are down and the neighbour's process that should accept for them; records the choice.
+    """Slots where nobody serves and the neighbour's process that should accept for them; records it.
 
-    A process that is not any slot's ``current`` carries nothing: it is dead, or it drains.
+    A process that is no slot's ``current`` carries nothing: it is dead, or it drains.
     """
-    serving = {s.number: s.current for s in slots.values() if s.wanted and s.current is not None}
+    serving = {s.number: s.current for s in slots.values() if s.current is not None}
+    if not serving:
+        return
     for slot in slots.values():
-        if slot.current is not None or slot.carrier in serving.values():
-            continue
-        down = not slot.wanted or slot.losses >= LEND_AFTER_LOSSES
-        if serving and (down or slot.carrier is not None):
+        if slot.current is None and slot.carrier not in serving.values():
             nearest = min(serving, key=lambda number: (number <= slot.number, number))
             slot.carrier = serving[nearest]
             yield slot, serving[nearest]

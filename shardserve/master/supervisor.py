@@ -256,7 +256,6 @@ class Supervisor:
                 log.debug("%s: %s is of no interest now", _name(process), message.type)
 
     def _ready(self, slot: Slot, process: Process, startup_ms: int, now: float) -> None:
-        self._listeners.listen_slot(slot.number)
         self._step(slot, Event.READY, now)
         level = logging.DEBUG if self._phase is Phase.STARTING else logging.INFO
         log.log(level, "%s is ready, %d ms after START", _name(process), startup_ms)
@@ -427,18 +426,22 @@ class Supervisor:
             if event is not None:
                 self._step(slot, event, now)
 
-    # Listeners of slots that are down
+    # Listeners of slots where nobody serves
 
     def _lend(self, now: float) -> None:
-        """See that every queue has someone who accepts from it."""
-        if self._phase >= Phase.STOPPING:
+        """See that every queue has someone who accepts from it.
+
+        Also while a worker starts again: its imports may take long, and the kernel goes on dealing
+        connections to its slot. Not during the first start, when all come up together.
+        """
+        if self._phase is not Phase.SERVING:
             return
         for slot, carrier in slots.returns(self._slots):
             self._send(carrier, control.Release(slot.number), now)
         for slot, carrier in slots.lendings(self._slots):
-            entries = self._listeners.listening_of(slot.number)
-            if entries:
-                log.info("worker %d accepts for worker %d, which is down", carrier.slot, slot.number)
+            entries = self._listeners.made_for(slot.number)
+            if entries:  # a unix socket is everybody's anyway
+                log.info("worker %d accepts for slot %d meanwhile", carrier.slot, slot.number)
                 message = control.Adopt(slot.number, [entry.url for entry in entries])
                 self._send(carrier, message, now, [entry.sock for entry in entries])
 

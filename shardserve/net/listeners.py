@@ -6,15 +6,13 @@ processes, no settings object, no event loop.
 
 One SO_REUSEPORT socket per TCP address × slot, so that the kernel shards the accepts, and every one
 of them is *the master's*: a worker that dies leaves its accept queue in the master's copy, and its
-successor serves it (docs/architecture.md, decision D1). Three rules follow.
+successor serves it (docs/architecture.md, decision D1). Two rules follow.
 
 - A listening socket is closed only when the server stops. Closing one resets every connection in
-  its queue, so a slot that goes away has its listeners lent to a neighbour (``master/``).
+  its queue, so a slot without a worker has its listeners lent to a neighbour (``master/``).
 - SO_REUSEPORT lets a second master of the same user bind the same port *silently*. So each fixed
   port is first bound without it: that, the kernel does refuse. (Two masters that start within the
   same millisecond can still both pass; nothing short of a lock file closes that gap.)
-- A slot that is added later listens only once its worker is ready (``listen_slot``): a socket joins
-  the kernel's sharding when it listens, and nobody should wait for that worker's imports.
 
 Unix sockets and inherited descriptors cannot be sharded: all slots share one.
 
@@ -35,7 +33,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from ..config.addresses import Bind, FdBind, TcpBind, UnixBind, parse_bind
 from ..config.model import Config
@@ -97,8 +95,6 @@ class Listeners:
                     self._open(bind, claims)
                 for slot in range(slots):
                     self.of_slot(slot)
-            for slot in range(slots):
-                self.listen_slot(slot)
             undo.pop_all()
 
     @property
@@ -112,26 +108,23 @@ class Listeners:
         return self._shared
 
     def of_slot(self, slot: int) -> list[Listening]:
-        """The slot's own sockets, one per TCP address: bound at the first call, the same ever after."""
-        made = self._per_slot.get(slot)
-        if made is None:
-            made = self._per_slot[slot] = []
-            for address in self._resolved:
-                made.append(Listening(_bind_reuseport(address), address.url))
-        return made
+        """The slot's own sockets, one per TCP address: made at the first call, the same ever after.
 
-    def listen_slot(self, slot: int) -> None:
-        """Let the slot's sockets take connections; a no-op when they do."""
-        listening = self.listening_of(slot)
-        for entry in self._per_slot.get(slot, []):
-            if entry not in listening:
-                with _named(entry.url):
-                    entry.sock.listen(self._backlog)
+        Raises ListenError; nothing of the slot's stays open then.
+        """
+        if slot not in self._per_slot:
+            with ExitStack() as undo:
+                made: list[Listening] = []
+                for address in self._resolved:
+                    sock = undo.enter_context(_listen_tcp(address, self._backlog))
+                    made.append(Listening(sock, address.url))
+                undo.pop_all()
+            self._per_slot[slot] = made
+        return self._per_slot[slot]
 
-    def listening_of(self, slot: int) -> list[Listening]:
-        """Those of the slot's own sockets that take connections."""
-        entries = self._per_slot.get(slot, [])
-        return [e for e in entries if e.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)]
+    def made_for(self, slot: int) -> list[Listening]:
+        """The slot's own sockets as far as there are any; makes none."""
+        return self._per_slot.get(slot, [])
 
     def close(self) -> None:
         """Close all of them. Unix socket files go too, unless someone else has taken the path since."""
@@ -219,11 +212,12 @@ def _resolve(bind: TcpBind) -> list[_Found]:
     return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
-def _bind_reuseport(address: _Resolved) -> socket.socket:
+def _listen_tcp(address: _Resolved, backlog: int) -> socket.socket:
     with _named(address.url), ExitStack() as undo:
         sock = undo.enter_context(_tcp_socket(address.family))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address.sockaddr)
+        sock.listen(backlog)
         undo.pop_all()
         return sock
 

@@ -63,7 +63,7 @@ def test_the_app_says_close(serve):
 def test_connection_fields_of_the_app_do_not_reach_the_wire(serve):
     async def app(scope, receive, send):
         fields = [
-            (b"connection", b"keep-alive, upgrade"),
+            (b"connection", b"keep-alive, x-hop"),
             (b"Keep-Alive", b"timeout=5"),
             (b"Transfer-Encoding", b"gzip, chunked"),
         ]
@@ -74,6 +74,18 @@ def test_connection_fields_of_the_app_do_not_reach_the_wire(serve):
             response = client.ask(get())
             assert sorted(response.names) == [b"content-length", b"date", b"server"]
             assert response.body == b"x"
+
+
+def test_connection_upgrade_of_the_app_reaches_the_wire(serve):
+    """RFC 9110 §15.5.22: a 426 names what to upgrade to, and Upgrade comes with Connection: upgrade."""
+
+    async def app(scope, receive, send):
+        await reply(send, b"x", 426, headers=[(b"connection", b"Upgrade"), (b"upgrade", b"h2c")])
+
+    with serve(app).connect() as client:
+        for _ in range(2):
+            response = client.ask(get())
+            assert (response.one(b"connection"), response.one(b"upgrade")) == (b"upgrade", b"h2c")
 
 
 @pytest.mark.parametrize("kinds", [["slow", "fast"], ["turn", "fast", "slow"], ["fast", "slow", "turn", "fast"]])

@@ -35,7 +35,7 @@ def stall_one(master: MasterProcess, port: int) -> int:
     return int(master.ask("/stall", port)["pid"])
 
 
-def test_the_queue_of_a_killed_worker_is_served_by_its_successor(tmp_path: Path) -> None:
+def test_nothing_in_the_queue_of_a_killed_worker_is_lost(tmp_path: Path) -> None:
     with MasterProcess(tmp_path, workers=2) as master:
         port = master.ready().port
         victim = stall_one(master, port)
@@ -52,7 +52,7 @@ def test_the_queue_of_a_killed_worker_is_served_by_its_successor(tmp_path: Path)
 def test_a_crash_loop_backs_off_and_the_neighbour_serves_for_it(tmp_path: Path) -> None:
     with MasterProcess(tmp_path, workers=2, app="fake:crash-after-ready@1") as master:
         master.saw(r"worker 1 starts again in 0\.2 s")
-        master.saw("worker 0 accepts for worker 1")
+        master.saw("worker 0 accepts for slot 1")
         # Every connection is answered, those that the kernel deals to slot 1 as well.
         clients = open_connections(master.port, CONNECTIONS)
         answers = [read_all(client) for client in clients]

@@ -106,7 +106,7 @@ def test_ttin_and_ttou_change_the_number_and_no_request_fails(tmp_path: Path) ->
             master.send(signal.SIGTTIN)
             assert set(master.ask_each(2)) == {0, 1}
             master.send(signal.SIGTTOU)
-            master.saw("worker 0 accepts for worker 1, which is down")
+            master.saw("worker 0 accepts for slot 1 meanwhile", 2)
             until(lambda: master.pids() == first, "worker 1 goes")
         assert load.failed == []
         # Its socket is still one of the kernel's choices, and worker 0 has it now.

@@ -236,7 +236,7 @@ def test_the_loop_wakes_for_the_next_deadline() -> None:
     assert slots.next_deadline([one, two]) == 4.0
 
 
-# Listeners of slots that are down
+# Listeners of slots where nobody serves
 
 
 def table(*made: Slot) -> dict[int, Slot]:
@@ -267,18 +267,22 @@ def test_a_carrier_that_goes_is_replaced() -> None:
     assert list(slots.lendings(table(one, two))) == [(two, new)]
 
 
-def test_only_a_crash_loop_is_carried() -> None:
+def test_a_slot_is_carried_while_its_worker_starts_again() -> None:
     one, two = ready_slot(0), ready_slot(1)
     lose_current(two, 100.0)
-    assert list(slots.lendings(table(one, two))) == []  # it is back in a moment, with its queue
-    two.losses = slots.LEND_AFTER_LOSSES
+    slots.step(two, Event.DUE, 100.0)
     assert list(slots.lendings(table(one, two))) == [(two, one.current)]
+
+
+def test_a_slot_is_not_carried_during_a_reload() -> None:
+    one, two = ready_slot(0), ready_slot(1)
+    slots.step(two, Event.RELOAD, 1.0)
+    assert list(slots.lendings(table(one, two))) == []
 
 
 def test_it_is_given_back_when_the_slot_serves_again() -> None:
     one, two = ready_slot(0), ready_slot(1)
     lose_current(two, 1.0)
-    two.losses = slots.LEND_AFTER_LOSSES
     list(slots.lendings(table(one, two)))
     slots.step(two, Event.DUE, 2.0)
     spawned(two)
@@ -291,6 +295,5 @@ def test_it_is_given_back_when_the_slot_serves_again() -> None:
 def test_with_nobody_to_carry_the_queue_waits() -> None:
     one = ready_slot(0)
     lose_current(one, 1.0)
-    one.losses = 9
     assert list(slots.lendings(table(one))) == []
     assert one.carrier is None

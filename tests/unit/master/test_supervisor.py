@@ -229,22 +229,30 @@ def test_a_worker_that_does_not_read_is_killed_in_the_end(
     assert not two.killed
 
 
-def test_a_crash_loop_is_carried_and_given_back(stage: Stage) -> None:
+def test_a_lost_slot_is_carried_once_and_given_back(stage: Stage) -> None:
     one, two = stage.begin(2)
-    worker, now = two, 1.0
-    for _ in range(2):
-        worker.ends(1)
-        while not (found := stage.turn(now)):
-            now += 0.1
-        (worker,) = found
-    assert one.heard() == []
-    worker.ends(1)
-    stage.turn(now)
+    two.ends(1)
+    (worker,) = stage.turn(1.0)
     assert one.heard() == [control.Adopt(1, [two.start.listeners[0].url])]
-    (worker,) = stage.turn(now + 30.0)
+    worker.ends(1)
+    stage.turn(1.0)
+    (worker,) = stage.turn(1.2)
+    assert one.heard() == []
     worker.is_ready()
     stage.turn()
     assert one.heard() == [control.Release(1)]
+
+
+def test_nothing_is_lent_while_all_start_together(stage: Stage) -> None:
+    stage.supervisor._wanted = 2
+    stage.supervisor._add_slots(0.0)
+    one, two = stage.played
+    one.is_ready()
+    stage.turn(1.0)
+    assert one.heard() == []
+    two.is_ready()
+    stage.turn(2.0)
+    assert one.heard() == two.heard() == []
 
 
 # Stopping
@@ -383,10 +391,11 @@ def test_one_more_and_one_less(stage: Stage) -> None:
     one, two = stage.begin(2)
     (third,) = stage.turn(1.0, signal.SIGTTIN)
     assert (third.start.slot, third.start.core) == (2, 0)
+    assert kinds(one.heard()) == ["ADOPT"]  # until it is ready
     stage.turn(2.0, signal.SIGTTOU, signal.SIGTTOU)
-    assert kinds(third.heard()) == ["STOP"]  # it was not ready yet
+    assert kinds(third.heard()) == ["STOP"]
     assert kinds(two.heard()) == ["DRAIN"]
-    assert kinds(one.heard()) == ["ADOPT"]  # of slot 1; slot 2 never listened
+    assert one.heard() == [control.Adopt(1, [two.start.listeners[0].url])]
     stage.turn(3.0, signal.SIGTTOU)
     assert one.heard() == []
 

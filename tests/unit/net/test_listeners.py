@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,10 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no ::1")
 
 def port_of(made: Listeners) -> int:
     return int(made.urls[0].rpartition(":")[2])
+
+
+def listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ def test_each_slot_has_its_own_socket_on_the_same_port() -> None:
         assert len({sock.fileno() for sock in socks}) == 3
         assert {sock.getsockname() for sock in socks} == {("127.0.0.1", port_of(made))}
         assert all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in socks)
-        assert all(made.listening_of(slot) for slot in range(3))
+        assert all(listens(sock) for sock in socks)
         assert not any(sock.get_inheritable() for sock in socks)
 
 
@@ -84,14 +89,21 @@ def test_a_slot_keeps_its_sockets() -> None:
         assert made.of_slot(0) is made.of_slot(0)
 
 
-def test_a_slot_added_later_listens_when_it_is_told_to() -> None:
+def test_a_slot_added_later_joins_on_the_same_port() -> None:
     with closing(open_all(LOCAL)) as made:
         (later,) = made.of_slot(1)
         assert later.sock.getsockname()[1] == port_of(made)
-        assert made.listening_of(1) == []
-        made.listen_slot(1)
-        made.listen_slot(1)
-        assert made.listening_of(1) == [later]
+        assert listens(later.sock)
+
+
+def test_a_slot_that_cannot_have_its_sockets_has_none() -> None:
+    with closing(open_all(LOCAL, TcpBind("127.0.0.1", 0))) as made:
+        before = os.listdir("/proc/self/fd")
+        made._resolved[1] = replace(made._resolved[1], sockaddr=("192.0.2.1", 1))
+        with pytest.raises(ListenError):
+            made.of_slot(1)
+        assert made.made_for(1) == []
+        assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_queue_outlives_every_holder_but_ours() -> None:

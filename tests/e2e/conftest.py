@@ -1,0 +1,55 @@
+"""``serve(app, *flags)``: real servers for one test; and the logs of a failed test's servers in its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.server import Serve, ServerProcess, alive
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    if report.failed:
+        report.sections += [("log of the server", server.report()) for server in alive]
+    return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_old_servers() -> Iterator[None]:
+    yield
+    alive.clear()
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """The folder in which app and test leave files for each other."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def serve(tmp_path: Path, notes: Path, request: pytest.FixtureRequest) -> Iterator[Serve]:
+    """Starts servers that end with the test."""
+    with ExitStack() as stack:
+
+        def start(app: str | None, *flags: str, env: dict[str, str] | None = None, **how: Any) -> ServerProcess:
+            folder = how.pop("folder", tmp_path / f"server-{len(alive)}")
+            server = ServerProcess(folder, app, *flags, env={"NOTES": str(notes), **(env or {})}, **how)
+            return stack.enter_context(server)
+
+        yield start
+        if request.node.stash.get(FAILED, False):  # one failure is enough: no checks at the end
+            for server in alive:
+                server.kill()
+            stack.pop_all()
