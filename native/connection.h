@@ -49,6 +49,7 @@ typedef struct {
     int64_t body_overhead; /* chunk framing and trailers beyond the body bytes they brought */
     int64_t content_length; /* of the incoming request, -1: none */
     int host_count;
+    int begun_in_slice;    /* requests that began in the slice being parsed */
     int64_t discard_left;  /* of a body nobody wants: read no more than this */
     const char *line_at;   /* where the incoming request's line stands, or NULL: unknown */
     bool line_used;        /* line_at is that of a request that has begun */

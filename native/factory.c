@@ -318,6 +318,7 @@ factory_abort(PyObject *self, PyObject *unused)
     while (link != &factory->connections) {
         Connection *connection = (Connection *)Py_NewRef(LIST_OWNER(link, Connection, all));
         connection_abort(connection);
+        connection_gone(connection);
         link = link->next; /* connection_lost comes from the loop, not from abort() */
         Py_DECREF(connection);
     }

@@ -14,8 +14,9 @@
 /* Bytes parsed at a time: what one connection can have parsed ahead of its running request. */
 #define SLICE_BYTES 16384
 #define BODY_SLICE_BYTES 262144
-/* A head that is still incomplete after this many bytes is refused (431); request.c counts exactly. */
-#define HEAD_READ_BYTES 73728
+/* A head that is still incomplete after this many bytes is refused (431). request.c counts exactly, but sees
+ * a field only when it is complete. */
+#define HEAD_READ_BYTES 65600
 /* Chunk framing beyond 16 times the body it brings is bounded by this. */
 #define OVERHEAD_LIMIT_BYTES 65536
 /* How much of an unwanted request body is read to keep the connection. */
@@ -185,7 +186,8 @@ static bool
 within_limits(Connection *connection, Py_ssize_t length)
 {
     if (connection->incoming != NULL) {
-        connection->head_bytes += (size_t)length;
+        if (connection->begun_in_slice <= 1)
+            connection->head_bytes += (size_t)length; /* else it began somewhere inside */
         if (connection->head_bytes <= HEAD_READ_BYTES)
             return true;
         reject(connection, 431, head_reason(431));
@@ -210,6 +212,7 @@ feed_slice(Connection *connection, PyObject *data, const char *text, Py_ssize_t 
     bool between = connection->incoming == NULL && connection->receiving == NULL && !connection->discarding;
     connection->line_at = between ? text : NULL;
     connection->line_used = !between;
+    connection->begun_in_slice = between ? 0 : 1;
     connection->feed_end = text + length;
     PyObject *slice = length == PyBytes_GET_SIZE(data) ? Py_NewRef(data)
                                                        : PyMemoryView_FromMemory((char *)text, length, PyBUF_READ);

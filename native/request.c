@@ -131,6 +131,7 @@ request_on_message_begin(PyObject *self, PyObject *unused)
     if (connection->line_used)
         advance_line(connection);
     connection->line_used = true;
+    connection->begun_in_slice++;
     connection->head_bytes = 0;
     connection->field_bytes = 0;
     connection->body_overhead = 0;
@@ -385,8 +386,8 @@ request_upgrade_ignored(PyObject *self)
     connection->body_behind_upgrade = false;
     PyObject *head = connection->chunked
                          ? PyBytes_FromString("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
-                         : PyBytes_FromFormat("POST / HTTP/1.1\r\ncontent-length: %lld\r\n\r\n",
-                                              (long long)connection->content_length);
+                         : PyBytes_FromFormat("POST / HTTP/1.1\r\ncontent-length: %zd\r\n\r\n",
+                                              (Py_ssize_t)connection->content_length);
     if (head == NULL)
         return NULL;
     connection->continuing = true;

@@ -27,8 +27,9 @@ HEALTHY_S = 10.0
 # Delays between starts of one slot: 0, then 0.1 s doubling up to 30 s.
 BACKOFF_FIRST_S = 0.1
 BACKOFF_CAP_S = 30.0
-# What is left of a process after its deadline is killed this much later.
-KILL_AFTER_S = 2.0
+# What is left of a process after its deadline is killed this much later: a worker cuts its requests at the
+# deadline, and then its app has 5 s for lifespan shutdown, and 1 s to end its tasks.
+KILL_AFTER_S = 8.0
 # From STOP to KILL.
 STOP_KILL_S = 1.0
 

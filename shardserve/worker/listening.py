@@ -26,7 +26,7 @@ class Listening:
     def __init__(self, make_protocol: ProtocolMaker, *, backlog: int) -> None:
         self._make_protocol = make_protocol
         self._backlog = backlog
-        self._servers: dict[int, list[asyncio.AbstractServer]] = {}
+        self._servers: dict[int, list[tuple[asyncio.AbstractServer, socket.socket]]] = {}
 
     @property
     def slots(self) -> list[int]:
@@ -48,14 +48,33 @@ class Listening:
         except BaseException:
             sock.close()
             raise
-        self._servers.setdefault(slot, []).append(server)
+        self._servers.setdefault(slot, []).append((server, sock))
 
     def close(self, slot: int) -> bool:
         """Stop accepting for ``slot``. Whether there was anything to stop."""
         servers = self._servers.pop(slot, [])
-        for server in servers:
+        for server, _ in servers:
             server.close()
         return bool(servers)
+
+    async def accept_queued(self) -> int:
+        """Accept what waits in the queues now: at a stop nobody comes after us who would.
+
+        Returns how many connections that were. The kernel goes on queueing until the last
+        descriptor is closed, so ``close_all`` should follow at once.
+        """
+        loop = asyncio.get_running_loop()
+        accepted = 0
+        for _, sock in [pair for pairs in self._servers.values() for pair in pairs]:
+            for _ in range(self._backlog):
+                try:
+                    connection, _ = sock.accept()
+                except OSError:  # EAGAIN: none left; EMFILE and the like: no more can be had
+                    break
+                connection.setblocking(False)
+                await loop.connect_accepted_socket(self._make_protocol, connection)
+                accepted += 1
+        return accepted
 
     def close_all(self) -> None:
         for slot in self.slots:

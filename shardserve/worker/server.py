@@ -227,9 +227,11 @@ class Server:
 
     async def _drain(self, factory: Factory, listening: Listening) -> int:
         self.phase = Phase.DRAINING
+        order = self._drain_order
+        if order is not None and order.grace_s == 0:
+            await listening.accept_queued()
         listening.close_all()
         self._drop_errands()
-        order = self._drain_order
         if order is None or self.stopped:
             return self._cut_everything(factory)
         deadline = asyncio.get_running_loop().time() + order.deadline_s

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.helpers.http1 import Server
+from tests.helpers.pauses import PAUSES
 
 FAILED = pytest.StashKey[bool]()
 
@@ -38,3 +40,20 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
             failures.append(error)
     if failures and not request.node.stash.get(FAILED, False):  # one failure is enough
         raise failures[0]
+
+
+@pytest.fixture(params=["at once", "suspending"])
+def turn(request):
+    """Awaited by the app before its mistake."""
+
+    async def wait() -> None:
+        if request.param == "suspending":
+            await asyncio.sleep(0.001)
+
+    return wait
+
+
+@pytest.fixture(params=PAUSES, ids=[pause.__name__ for pause in PAUSES])
+def pause(request):
+    """Awaited by the app where it may suspend."""
+    return request.param

@@ -1,280 +1,13 @@
-"""What an app can do wrong: what it is told, what is logged, and that the wire stays in order.
-
-Every test parses the exact bytes as one response (or as one that is visibly torn), with a client that
-comes back on the same connection where it lives on.
-"""
+"""Messages that an app must not send: what it is told, and that nothing of them reaches the wire."""
 
 from __future__ import annotations
 
-import asyncio
-
-import h11
 import pytest
 
 from shardserve.errors import ApplicationError, BodyLengthError, HeaderError, MessageError
-from tests.helpers.asgi import body, ok, reply, start
-from tests.helpers.http1 import Server, get, until
-
-START = {"type": "http.response.start", "status": 200, "headers": []}
-BODY = {"type": "http.response.body", "body": b"x"}
-
-
-@pytest.fixture(params=["at once", "suspending"])
-def turn(request):
-    """Awaited by the app before its mistake."""
-
-    async def wait() -> None:
-        if request.param == "suspending":
-            await asyncio.sleep(0.001)
-
-    return wait
-
-
-def mistaken(*messages, turn=None):
-    """An app that sends these messages; /ok is served right."""
-
-    async def app(scope, receive, send):
-        if scope["path"] == "/ok":
-            await ok(scope, receive, send)
-            return
-        for i, message in enumerate(messages):
-            if turn is not None and i == len(messages) - 1:
-                await turn()
-            await send(message)
-
-    return app
-
-
-def gets_500(server: Server, request: bytes = get("/wrong?x=1")) -> BaseException:  # noqa: B008
-    """The client gets one whole 500 and may go on; what was logged."""
-    with server.connect() as client:
-        response = client.ask(request)
-        assert (response.status, response.body) == (500, b"Internal Server Error")
-        assert response.names.count(b"content-length") == 1
-        assert response.one(b"content-type").startswith(b"text/plain")
-        client.assert_open()
-        address = client.sock.getsockname()
-    report = server.take_error()
-    assert (report.method, report.target, report.client) == ("GET", "/wrong?x=1", address)
-    assert report.outcome == "500 sent"
-    until(lambda: len(server.accesses) == 2)
-    assert [access.status for access in server.accesses] == [500, 200]
-    return report.error
-
-
-def test_an_exception_before_the_start(serve, turn):
-    async def app(scope, receive, send):
-        if scope["path"] == "/ok":
-            return await ok(scope, receive, send)
-        await turn()
-        raise ValueError("mine")
-
-    error = gets_500(serve(app))
-    assert isinstance(error, ValueError)
-    assert error.__traceback__ is not None
-
-
-def test_an_exception_after_the_start(serve, turn):
-    """Nothing is on the wire yet, so the started response is forgotten, fields and all."""
-
-    async def app(scope, receive, send):
-        if scope["path"] == "/ok":
-            return await ok(scope, receive, send)
-        await start(send, 201, [(b"x-secret", b"1"), (b"content-length", b"7"), (b"connection", b"close")])
-        await turn()
-        raise ValueError("mine")
-
-    server = serve(app)
-    assert isinstance(gets_500(server), ValueError)
-
-
-def test_the_forgotten_head_leaves_no_field(serve):
-    async def app(scope, receive, send):
-        await start(send, 201, [(b"x-secret", b"1"), (b"date", b"never"), (b"server", b"mine")])
-        raise ValueError("mine")
-
-    server = serve(app)
-    response = server.ask(get())
-    assert sorted(response.names) == [b"content-length", b"content-type", b"date", b"server"]
-    assert response.one(b"server") == b"shardserve"
-    server.take_error()
-
-
-def test_an_exception_in_calling_the_app(serve):
-    """An app that is no coroutine function at all."""
-
-    def app(scope, receive, send):
-        raise ValueError("mine")
-
-    server = serve(app)
-    assert server.ask(get()).status == 500
-    assert isinstance(server.take_error().error, ValueError)
-
-
-@pytest.mark.parametrize("returned", [None, 1, "text"])
-def test_an_app_that_returns_no_awaitable(serve, returned):
-    server = serve(lambda scope, receive, send: returned)
-    assert server.ask(get()).status == 500
-    error = server.take_error().error
-    assert isinstance(error, MessageError)
-    assert "awaitable" in str(error)
-    assert type(returned).__name__ in str(error)
-
-
-def test_an_app_may_return_any_awaitable(serve):
-    class Awaitable:
-        def __init__(self, *args):
-            self.args = args
-
-        def __await__(self):
-            return ok(*self.args).__await__()
-
-    assert serve(Awaitable).ask(get()).body == b"ok"
-
-
-@pytest.mark.parametrize("kind", [KeyError, asyncio.CancelledError, StopAsyncIteration, GeneratorExit, BaseException])
-def test_any_kind_of_exception(serve, turn, kind):
-    async def app(scope, receive, send):
-        if scope["path"] == "/ok":
-            return await ok(scope, receive, send)
-        await turn()
-        raise kind
-
-    assert isinstance(gets_500(serve(app)), kind)
-
-
-def test_an_exception_after_the_body_began_chunked(serve, turn):
-    async def app(scope, receive, send):
-        await start(send)
-        await body(send, b"begun", more=True)
-        await turn()
-        raise ValueError("mine")
-
-    server = serve(app)
-    with server.connect() as client:
-        client.send(get(), get("/next"))
-        with pytest.raises(h11.RemoteProtocolError, match="without sending complete message body"):
-            client.response()
-    report = server.take_error()
-    assert report.outcome == "connection closed early"
-    assert server.factory.served == 1
-
-
-def test_an_exception_after_the_body_began_with_a_length(serve, turn):
-    async def app(scope, receive, send):
-        await start(send, 200, [(b"content-length", b"10")])
-        await body(send, b"begun", more=True)
-        await turn()
-        raise ValueError("mine")
-
-    server = serve(app)
-    with server.connect() as client:
-        client.send(get(), get("/next"))
-        with pytest.raises(h11.RemoteProtocolError, match="without sending complete message body"):
-            client.response()
-    assert server.take_error().outcome == "connection closed early"
-
-
-def test_an_exception_after_the_body_began_until_close(serve, turn):
-    """HTTP/1.0: the end of the connection is the end of the body, so only a reset can tell."""
-
-    async def app(scope, receive, send):
-        await start(send)
-        await body(send, b"begun", more=True)
-        await turn()
-        raise ValueError("mine")
-
-    server = serve(app)
-    with server.connect() as client:
-        client.send(get(version=b"1.0"))
-        with pytest.raises(ConnectionResetError):
-            client.rest()
-    assert server.take_error().outcome == "connection closed early"
-
-
-def test_an_exception_after_the_response(serve, turn):
-    async def app(scope, receive, send):
-        await reply(send)
-        await turn()
-        raise ValueError("mine")
-
-    server = serve(app)
-    with server.connect() as client:
-        assert client.ask(get()).body == b"ok"
-        assert client.ask(get()).body == b"ok"
-    assert [report.outcome for report in server.take_errors(2)] == ["response already sent"] * 2
-
-
-def test_an_exception_in_a_pipeline_touches_only_its_own_response(serve, turn):
-    async def app(scope, receive, send):
-        await turn()
-        if scope["path"] == "/bad":
-            await start(send, 200, [(b"content-length", b"100")])
-            raise ValueError("mine")
-        await reply(send, scope["path"].encode())
-
-    server = serve(app)
-    with server.connect() as client:
-        client.send(get("/1"), get("/bad"), get("/2"), get("/bad"), get("/3"))
-        responses = client.responses(5)
-    assert [response.status for response in responses] == [200, 500, 200, 500, 200]
-    assert [responses[i].body for i in (0, 2, 4)] == [b"/1", b"/2", b"/3"]
-    server.take_errors(2)
-
-
-def test_a_head_that_waits_does_not_hold_back_the_response_before_it(serve):
-    """The first answer leaves; the second head stays, and is replaced when its app fails."""
-    go = asyncio.Event()
-
-    async def app(scope, receive, send):
-        if scope["path"] == "/1":
-            await reply(send, b"one")
-            return
-        await start(send, 201, [(b"x-forgotten", b"1")])
-        await go.wait()
-        raise ValueError("mine")
-
-    server = serve(app)
-    with server.connect() as client:
-        client.send(get("/1"), get("/2"))
-        assert client.response().body == b"one"
-        assert client.buffered == b""
-        server.call(go.set)
-        response = client.response()
-        assert response.status == 500
-        assert response.one(b"x-forgotten") is None
-    server.take_error()
-
-
-def test_no_response(serve, turn):
-    async def app(scope, receive, send):
-        if scope["path"] == "/ok":
-            return await ok(scope, receive, send)
-        await turn()
-
-    error = gets_500(serve(app))
-    assert isinstance(error, MessageError)
-    assert "without sending a response" in str(error)
-
-
-def test_only_a_start(serve, turn):
-    error = gets_500(serve(mistaken(START, turn=turn)))
-    assert isinstance(error, MessageError)
-    assert "more_body" in str(error) or "completing" in str(error)
-
-
-@pytest.mark.parametrize("fields", [[], [(b"content-length", b"5")]])
-def test_no_end_of_the_body(serve, turn, fields):
-    app = mistaken({**START, "headers": fields}, {**BODY, "more_body": True}, turn=turn)
-    server = serve(app)
-    with server.connect() as client:
-        client.send(get())
-        with pytest.raises(h11.RemoteProtocolError):
-            client.response()
-    report = server.take_error()
-    assert isinstance(report.error, MessageError)
-    assert "more_body" in str(report.error)
-    assert report.outcome == "connection closed early"
+from tests.helpers.asgi import body, start
+from tests.helpers.http1 import get
+from tests.helpers.mistakes import BODY, START, gets_500, mistaken
 
 
 class Text(str):
@@ -318,9 +51,17 @@ BEFORE_THE_WIRE = {
     "body a number": ([START, {**BODY, "body": 5}], MessageError, ["body", "int"]),
     "body None": ([START, {**BODY, "body": None}], MessageError, ["body", "NoneType"]),
     "body a list": ([START, {**BODY, "body": [1, 2]}], MessageError, ["body", "list"]),
-    "length in text": ([{**START, "headers": [(b"content-length", b"five")]}], HeaderError, ["content-length", "five"]),
+    "length in text": (
+        [{**START, "headers": [(b"content-length", b"five")]}],
+        HeaderError,
+        ["content-length", "five"],
+    ),
     "empty length": ([{**START, "headers": [(b"content-length", b"")]}], HeaderError, ["content-length"]),
-    "negative length": ([{**START, "headers": [(b"Content-Length", b"-1")]}], HeaderError, ["content-length", "-1"]),
+    "negative length": (
+        [{**START, "headers": [(b"Content-Length", b"-1")]}],
+        HeaderError,
+        ["content-length", "-1"],
+    ),
     "two lengths": (
         [{**START, "headers": [(b"content-length", b"1"), (b"Content-Length", b"2")]}],
         HeaderError,
@@ -336,7 +77,11 @@ BEFORE_THE_WIRE = {
         BodyLengthError,
         ["shorter", "4", "5"],
     ),
-    "nothing of five": ([{**START, "headers": [(b"content-length", b"5")]}, {**BODY, "body": b""}], BodyLengthError, ["5"]),
+    "nothing of five": (
+        [{**START, "headers": [(b"content-length", b"5")]}, {**BODY, "body": b""}],
+        BodyLengthError,
+        ["5"],
+    ),
 }
 
 
@@ -368,7 +113,9 @@ def test_nothing_is_injected_through_a_header(serve, bad, place):
     assert "x-a" in str(error)
 
 
-@pytest.mark.parametrize("name", [b"", b"x a", b" x", b"x ", b"x:", b":", b"x\t", b"x\xe9", b"x(", b'"x"', b"x/y", b"x@"])
+@pytest.mark.parametrize(
+    "name", [b"", b"x a", b" x", b"x ", b"x:", b":", b"x\t", b"x\xe9", b"x(", b'"x"', b"x/y", b"x@"]
+)
 def test_a_header_name_is_a_token(serve, name):
     error = gets_500(serve(mistaken({**START, "headers": [(name, b"1")]})))
     assert type(error) is HeaderError
@@ -431,7 +178,9 @@ def test_a_message_after_the_end(serve, turn, extra):
 def test_a_wrong_length_after_the_body_began(serve, last):
     """The client must see a torn message, or the right one: never bytes past the end."""
     fields = [(b"content-length", b"5")]
-    app = mistaken({**START, "headers": fields}, {**BODY, "body": b"four", "more_body": True}, {**BODY, "body": last})
+    app = mistaken(
+        {**START, "headers": fields}, {**BODY, "body": b"four", "more_body": True}, {**BODY, "body": last}
+    )
     server = serve(app)
     with server.connect() as client:
         client.send(get())
@@ -490,27 +239,3 @@ def test_a_body_whose_truth_sends(serve):
             await send({"type": "http.response.body", "body": b"outer", "more_body": Evil()})
 
     assert serve(app).ask(get()).body == b"inner"
-
-
-def test_an_error_in_the_error_callable_breaks_nothing(serve):
-    """on_app_error itself fails: the client still gets its 500. (sys.unraisablehook hears of it.)"""
-    import sys
-
-    heard = []
-    hook = sys.unraisablehook
-    sys.unraisablehook = heard.append
-    try:
-        server = serve(mistaken(BODY))
-
-        class Broken(list):
-            def append(self, item):
-                raise LookupError("mine")
-
-        good, server.errors = server.errors, Broken()
-        with server.connect() as client:
-            assert client.ask(get()).status == 500
-            client.assert_open()
-        server.errors = good
-    finally:
-        sys.unraisablehook = hook
-    assert [type(one.exc_value) for one in heard] == [LookupError]

@@ -41,7 +41,8 @@ def test_the_client_says_close(serve, field):
 
 def test_close_in_one_of_two_connection_fields(serve):
     with serve(ok).connect() as client:
-        assert client.ask(get("/", b"Connection: keep-alive", b"Connection: close")).one(b"connection") == b"close"
+        response = client.ask(get("/", b"Connection: keep-alive", b"Connection: close"))
+        assert response.one(b"connection") == b"close"
         client.assert_closed()
 
 
@@ -88,7 +89,9 @@ def test_connection_upgrade_of_the_app_reaches_the_wire(serve):
             assert (response.one(b"connection"), response.one(b"upgrade")) == (b"upgrade", b"h2c")
 
 
-@pytest.mark.parametrize("kinds", [["slow", "fast"], ["turn", "fast", "slow"], ["fast", "slow", "turn", "fast"]])
+@pytest.mark.parametrize(
+    "kinds", [["slow", "fast"], ["turn", "fast", "slow"], ["fast", "slow", "turn", "fast"]]
+)
 def test_pipelined_requests_are_answered_in_order(serve, kinds):
     paths = [b"/%s%d" % (kind.encode(), i) for i, kind in enumerate(kinds)]
     with serve(path_echo).connect() as client:
@@ -259,7 +262,9 @@ def test_half_close_at_once_between_requests_and_before_any(serve):
         client.assert_closed()
 
 
-@pytest.mark.parametrize("part", [b"G", b"GET / HTTP/1.1\r\nHost", get()[:-1], get("/", b"Content-Length: 5") + b"hel"])
+@pytest.mark.parametrize(
+    "part", [b"G", b"GET / HTTP/1.1\r\nHost", get()[:-1], get("/", b"Content-Length: 5") + b"hel"]
+)
 def test_the_client_goes_in_the_middle_of_a_request(serve, part):
     server = serve(Recorder())
     with server.connect() as client:
@@ -297,7 +302,7 @@ def test_upgrade_with_a_body(serve, cut):
         request = post(inner, *fields, target=b"/up")
         client.send(request + get("/next"))
         assert [response.status for response in client.responses(2)] == [200] * 2
-        client.send_each([request[:-cut or None], request[len(request) - cut :] + get("/next")])
+        client.send_each([request[: -cut or None], request[len(request) - cut :] + get("/next")])
         assert [response.status for response in client.responses(2)] == [200] * 2
     assert [scope["path"] for scope in app.scopes] == ["/up", "/next"] * 2
     assert app.bodies == [inner, b""] * 2
@@ -314,7 +319,8 @@ def test_upgrade_with_a_large_body_nobody_reads(serve):
 def test_upgrade_with_a_chunked_body(serve):
     """Java's HttpClient asks every plain-text server for h2c, with any body."""
     with serve(echo).connect() as client:
-        request = chunked(b"hello").replace(b"Host: test", b"Host: test\r\nConnection: Upgrade\r\nUpgrade: h2c")
+        fields = b"Host: test\r\nConnection: Upgrade\r\nUpgrade: h2c"
+        request = chunked(b"hello").replace(b"Host: test", fields)
         response = client.ask(request)
         assert (response.status, response.body) == (200, b"hello")
 

@@ -80,7 +80,7 @@ def test_what_is_in_flight_finishes(serve):
 
 
 def test_a_response_that_streams_finishes(serve):
-    """Its head went out before: no Connection: close can be said any more, the connection closes all the same."""
+    """Its head went out before: it closes without a Connection: close."""
     go = asyncio.Event()
 
     async def app(scope, receive, send):
@@ -96,6 +96,35 @@ def test_a_response_that_streams_finishes(serve):
         drained = Drained(server)
         server.call(go.set)
         assert client.response().body == b"onetwo"
+        client.sock.settimeout(2)
+        client.assert_closed()
+        drained.wait()
+
+
+@pytest.mark.parametrize("unread", [b"", b"half"])
+def test_a_response_that_streams_past_the_grace_finishes(serve, unread):
+    """It ends when the idle connections are closed already: nobody else will close its connection."""
+    go = asyncio.Event()
+
+    async def app(scope, receive, send):
+        if scope["path"] == "/ok":
+            await reply(send)
+            return
+        await start(send)
+        await body(send, b"one", more=True)
+        await go.wait()
+        await body(send, b"two")
+
+    server = serve(app)
+    with server.connect() as client, server.connect() as idle:
+        idle.ask(get("/ok"))
+        client.send(get("/", b"Content-Length: %d" % (2 * len(unread)), method=b"POST"), unread)
+        client.buffered = client.read_until(b"one")
+        drained = Drained(server, grace_ms=50)
+        idle.assert_closed()
+        server.call(go.set)
+        assert client.response().body == b"onetwo"
+        client.send(unread)
         client.sock.settimeout(2)
         client.assert_closed()
         drained.wait()
@@ -247,8 +276,7 @@ def test_abort_of_an_app_that_will_not_be_cancelled(serve):
             except asyncio.CancelledError:
                 stubborn.append(1)
         with pytest.raises(OSError):
-            while True:
-                await start(send)
+            await start(send)
 
     server = serve(app)
     with server.connect() as client:

@@ -16,15 +16,17 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from tests.helpers.asgi import reply
 from tests.helpers.http1 import chunked, get, post, until
 
 
 def starlette(routes, middleware=()):
-    return Starlette(routes=[Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in routes.items()],
-                     middleware=list(middleware))
+    return Starlette(
+        routes=[Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in routes.items()],
+        middleware=list(middleware),
+    )
 
 
 def test_threads(serve):
@@ -86,10 +88,13 @@ def test_anyio_task_groups(serve):
             for i in range(3):
                 group.start_soon(work, i)
         with pytest.raises(ExceptionGroup):
-            async with anyio.create_task_group() as group:
-                group.start_soon(fail)
-                await anyio.sleep(5)
+            await failing_group()
         await reply(send, str(sorted(seen)).encode())
+
+    async def failing_group():
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail)
+            await anyio.sleep(5)
 
     async def fail():
         raise LookupError("mine")
@@ -193,8 +198,8 @@ def test_a_streaming_response_stops_when_the_client_goes(serve, middleware):
     client.read_until(b"xxx")
     client.reset()
     until(lambda: server.factory.in_flight == 0)
+    server.errors.clear()  # the traceback holds the generator
     until(lambda: ended)
-    server.errors.clear()
 
 
 def test_request_stream_and_disconnect(serve):
@@ -238,8 +243,8 @@ def test_gzip_and_root_path(serve):
     async def endpoint(request: Request) -> Response:
         return PlainTextResponse(str(request.url_for("inner")) * 100)
 
-    routes = [Mount("/sub", routes=[Route("/inner", endpoint, name="inner")])]
-    app = Starlette(routes=[Mount("/", routes=routes[0].routes, name=None)], middleware=[Middleware(GZipMiddleware)])
+    routes = [Route("/inner", endpoint, name="inner")]
+    app = Starlette(routes=routes, middleware=[Middleware(GZipMiddleware)])
     server = serve(app, root_path="/api")
     with server.connect() as client:
         for _ in range(2):

@@ -16,26 +16,26 @@ from tests.helpers.http1 import Client, get, until
 BLOB = random.Random(2).randbytes(5 << 20)
 
 
-def answers(*bodies, status: int = 200, headers=(), pause: bool = False):
+def answers(*bodies, status: int = 200, headers=(), suspend: bool = False):
     """An app that sends these bodies, the last one with more_body false."""
 
     async def app(scope, receive, send):
         await start(send, status, list(headers))
         for i, data in enumerate(bodies):
-            if pause:
+            if suspend:
                 await asyncio.sleep(0)
             await body(send, data, more=i < len(bodies) - 1)
 
     return app
 
 
-@pytest.fixture(params=["at once", "suspending"])
-def pause(request) -> bool:
-    return request.param == "suspending"
+@pytest.fixture(params=[False, True], ids=["at once", "suspending"])
+def suspend(request) -> bool:
+    return request.param
 
 
-def test_content_length_given(serve, pause):
-    server = serve(answers(b"he", b"llo", headers=[(b"content-length", b"5")], pause=pause))
+def test_content_length_given(serve, suspend):
+    server = serve(answers(b"he", b"llo", headers=[(b"content-length", b"5")], suspend=suspend))
     with server.connect() as client:
         response = client.ask(get())
         assert response.body == b"hello"
@@ -44,8 +44,8 @@ def test_content_length_given(serve, pause):
         assert client.ask(get()).body == b"hello"
 
 
-def test_a_single_body_gets_a_content_length(serve, pause):
-    response = serve(answers(b"hello", pause=pause)).ask(get())
+def test_a_single_body_gets_a_content_length(serve, suspend):
+    response = serve(answers(b"hello", suspend=suspend)).ask(get())
     assert response.one(b"content-length") == b"5"
     assert response.one(b"transfer-encoding") is None
     assert response.body == b"hello"
@@ -61,8 +61,8 @@ def test_no_body_key_is_an_empty_body(serve):
     assert response.body == b""
 
 
-def test_a_stream_is_chunked(serve, pause):
-    server = serve(answers(b"he", b"llo", pause=pause))
+def test_a_stream_is_chunked(serve, suspend):
+    server = serve(answers(b"he", b"llo", suspend=suspend))
     with server.connect() as client:
         for _ in range(3):
             response = client.ask(get())
@@ -71,8 +71,8 @@ def test_a_stream_is_chunked(serve, pause):
             assert response.body == b"hello"
 
 
-def test_empty_pieces_do_not_end_a_chunked_body(serve, pause):
-    server = serve(answers(b"", b"a", b"", b"", b"b", b"", pause=pause))
+def test_empty_pieces_do_not_end_a_chunked_body(serve, suspend):
+    server = serve(answers(b"", b"a", b"", b"", b"b", b"", suspend=suspend))
     with server.connect() as client:
         for _ in range(2):
             assert client.ask(get()).body == b"ab"
@@ -81,13 +81,13 @@ def test_empty_pieces_do_not_end_a_chunked_body(serve, pause):
     assert raw.endswith(b"\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
 
 
-def test_an_empty_stream(serve, pause):
-    response = serve(answers(b"", b"", pause=pause)).ask(get())
+def test_an_empty_stream(serve, suspend):
+    response = serve(answers(b"", b"", suspend=suspend)).ask(get())
     assert response.body == b""
 
 
-def test_http_10_closes_after_a_stream(serve, pause):
-    with serve(answers(b"he", b"llo", pause=pause)).connect() as client:
+def test_http_10_closes_after_a_stream(serve, suspend):
+    with serve(answers(b"he", b"llo", suspend=suspend)).connect() as client:
         response = client.ask(get(version=b"1.0"))
         assert response.body == b"hello"
         assert response.one(b"transfer-encoding") is None
@@ -125,8 +125,8 @@ def test_http_10_and_a_single_body_stays(serve):
         assert client.ask(get()).body == b"ab"
 
 
-def test_head_keeps_the_apps_content_length(serve, pause):
-    server = serve(answers(b"hello", headers=[(b"content-length", b"5")], pause=pause))
+def test_head_keeps_the_apps_content_length(serve, suspend):
+    server = serve(answers(b"hello", headers=[(b"content-length", b"5")], suspend=suspend))
     with server.connect() as client:
         for _ in range(2):
             response = client.ask(get(method=b"HEAD"), "HEAD")
@@ -144,8 +144,8 @@ def test_head_without_a_body_keeps_a_content_length_too(serve):
 
 
 @pytest.mark.parametrize("bodies", [(b"hello",), (b"he", b"llo"), (b"",), (b"x" * 100_000, b"y" * 100_000)])
-def test_head_never_has_a_body(serve, bodies, pause):
-    with serve(answers(*bodies, pause=pause)).connect() as client:
+def test_head_never_has_a_body(serve, bodies, suspend):
+    with serve(answers(*bodies, suspend=suspend)).connect() as client:
         client.send(get(method=b"HEAD"), get("/2", method=b"HEAD"), get("/3"))
         assert client.response("HEAD").status == 200
         assert client.response("HEAD").status == 200
@@ -190,7 +190,8 @@ def test_the_date_goes_on_without_ticks(serve):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(b"Date", b"Thu, 01 Jan 1970 00:00:00 GMT"), (b"sErVeR", b"mine"), (b"date", b""), (b"server", b"")]
+    ("name", "value"),
+    [(b"Date", b"Thu, 01 Jan 1970 00:00:00 GMT"), (b"sErVeR", b"mine"), (b"date", b""), (b"server", b"")],
 )
 def test_the_apps_own_date_and_server_win(serve, name, value):
     response = serve(answers(b"x", headers=[(name, value)])).ask(get())
@@ -225,7 +226,13 @@ def test_extra_headers_with_an_embedded_nul_or_percent(serve):
 
 
 def test_the_apps_headers_keep_order_case_and_duplicates(serve):
-    fields = [(b"X-B", b"1"), (b"set-cookie", b"a=1"), (b"x-a", b"2"), (b"Set-Cookie", b"b=2"), (b"x-b", b" 3 ")]
+    fields = [
+        (b"X-B", b"1"),
+        (b"set-cookie", b"a=1"),
+        (b"x-a", b"2"),
+        (b"Set-Cookie", b"b=2"),
+        (b"x-b", b" 3 "),
+    ]
     raw = serve(answers(b"", headers=fields), server_header=False, date_header=False).raw(get())
     assert raw.startswith(
         b"HTTP/1.1 200 OK\r\nX-B: 1\r\nset-cookie: a=1\r\nx-a: 2\r\nSet-Cookie: b=2\r\nx-b:  3 \r\n"
@@ -312,13 +319,15 @@ def test_large_bodies_arrive_intact(serve, size, given):
             assert client.ask(get()).body == BLOB[:size]
 
 
-@pytest.mark.parametrize("sizes", [[3000] * 100, [1] * 3000, [100 << 10] * 20, [1, 70_000, 1, 3000, 2048, 2049] * 20])
-def test_many_pieces_arrive_intact(serve, sizes, pause):
+@pytest.mark.parametrize(
+    "sizes", [[3000] * 100, [1] * 3000, [100 << 10] * 20, [1, 70_000, 1, 3000, 2048, 2049] * 20]
+)
+def test_many_pieces_arrive_intact(serve, sizes, suspend):
     pieces, at = [], 0
     for size in sizes:
         pieces.append(BLOB[at : at + size])
         at += size
-    with serve(answers(*pieces, pause=pause)).connect() as client:
+    with serve(answers(*pieces, suspend=suspend)).connect() as client:
         client.send(get(), get())
         for response in client.responses(2):
             assert response.body == BLOB[:at]

@@ -143,7 +143,9 @@ def test_http_10_needs_no_host(serve, app):
     assert serve(app).ask(b"GET / HTTP/1.0\r\n\r\n").status == 200
 
 
-@pytest.mark.parametrize("trailer", [b"Content-Length: 9\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n"])
+@pytest.mark.parametrize(
+    "trailer", [b"Content-Length: 9\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n"]
+)
 def test_framing_in_a_trailer_frames_nothing(serve, app, trailer):
     """Refused or dropped, but what follows stays what it is."""
     server = serve(app)
@@ -292,6 +294,24 @@ def test_a_broken_chunk_while_the_response_streams(serve):
         client.send(b"zz\r\n")
         assert client.rest() == b""
     assert isinstance(server.take_error().error, AssertionError)
+
+
+def test_a_broken_chunk_while_a_response_without_length_streams(serve):
+    """To a 1.0 client the end of the connection is the end of the body: only a reset tells."""
+
+    async def app(scope, receive, send):
+        await start(send)
+        await body(send, b"begun", more=True)
+        await read_body(receive)
+
+    server = serve(app)
+    with server.connect() as client:
+        client.send(get("/", b"Transfer-Encoding: chunked", method=b"POST", version=b"1.0"))
+        client.read_until(b"begun")
+        client.send(b"zz\r\n")
+        with pytest.raises(ConnectionResetError):
+            client.rest()
+    server.take_error()
 
 
 def test_a_broken_chunk_after_the_response_started_but_nothing_sent(serve):

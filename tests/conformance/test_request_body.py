@@ -118,7 +118,9 @@ def test_chunked_body_in_many_reads(serve):
         assert client.response().body == b"".join(b"piece %d " % i for i in range(50))
 
 
-@pytest.mark.parametrize("make", [post, lambda body: chunked(*[body[i : i + 9999] for i in range(0, len(body), 9999)])])
+@pytest.mark.parametrize(
+    "make", [post, lambda body: chunked(*[body[i : i + 9999] for i in range(0, len(body), 9999)])]
+)
 def test_a_mebibyte_for_a_slow_reader(serve, make):
     sizes = []
 
@@ -395,7 +397,7 @@ def test_a_kept_receive_is_dead_after_its_request(serve):
         kept.append((receive, send))
         if scope["path"] == "/2":
             messages.append(await kept[0][0]())
-            with pytest.raises(Exception, match="completed|over"):
+            with pytest.raises(Exception, match=r"completed|over"):
                 await kept[0][1]({"type": "http.response.start", "status": 500, "headers": []})
         await reply(send, await read_body(receive))
 

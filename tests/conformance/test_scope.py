@@ -101,12 +101,26 @@ def test_absolute_form_loses_scheme_and_authority(serve, app, target, path, quer
 
 def test_options_asterisk(serve, app):
     scope = scope_of(serve, app, get(b"*", method=b"OPTIONS"))
-    assert (scope["method"], scope["path"], scope["raw_path"], scope["query_string"]) == ("OPTIONS", "*", b"*", b"")
+    assert scope["method"] == "OPTIONS"
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("*", b"*", b"")
 
 
 @pytest.mark.parametrize(
     "method",
-    ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "MKCOL", "M-SEARCH", "PURGE"],
+    [
+        "GET",
+        "POST",
+        "PUT",
+        "DELETE",
+        "HEAD",
+        "PATCH",
+        "OPTIONS",
+        "TRACE",
+        "PROPFIND",
+        "MKCOL",
+        "M-SEARCH",
+        "PURGE",
+    ],
 )
 def test_method(serve, app, method):
     server = serve(app)
@@ -162,8 +176,8 @@ def test_scheme(serve, app):
 
 def test_headers_in_lower_case_in_order_with_duplicates(serve, app):
     request = (
-        b"GET / HTTP/1.1\r\nHOST: test\r\nX-A: 1\r\naccept: */*\r\nX-Very-Unusual-Name_0!#$%&'*+-.^`|~: Value\r\n"
-        b"x-a:2\r\nCookie: a=1\r\nCookie: b=2\r\nX-Empty:\r\nX-Space: \t a  b\r\nX-High: \xe9\xff\r\n\r\n"
+        b"GET / HTTP/1.1\r\nHOST: test\r\nX-A: 1\r\naccept: */*\r\n"
+        b"X-Very-Unusual-Name_0!#$%&'*+-.^`|~: Value\r\nx-a:2\r\nCookie: a=1\r\nCookie: b=2\r\nX-Empty:\r\nX-Space: \t a  b\r\nX-High: \xe9\xff\r\n\r\n"
     )
     assert scope_of(serve, app, request)["headers"] == [
         (b"host", b"test"),
@@ -181,7 +195,8 @@ def test_headers_in_lower_case_in_order_with_duplicates(serve, app):
 
 def test_whitespace_around_a_value_is_not_part_of_it(serve, app):
     """RFC 9112 §5.1: a parser excludes optional whitespace before and after the field line value."""
-    headers = scope_of(serve, app, get("/", b"X-After: a b \t ", b"X-Only: \t ", b"Content-Length: 0 "))["headers"]
+    request = get("/", b"X-After: a b \t ", b"X-Only: \t ", b"Content-Length: 0 ")
+    headers = scope_of(serve, app, request)["headers"]
     assert headers[1:] == [(b"x-after", b"a b"), (b"x-only", b""), (b"content-length", b"0")]
 
 
@@ -232,8 +247,8 @@ def test_what_an_app_does_to_its_scope_stays_its_own(serve):
     seen = []
 
     async def app(scope, receive, send):
-        seen.append({key: scope[key] for key in ("path", "root_path", "headers", "server", "client")} | {"n": len(scope)})
-        seen[-1]["headers"] = list(scope["headers"])
+        seen.append({key: scope[key] for key in ("path", "root_path", "server", "client")})
+        seen[-1] |= {"keys": len(scope), "headers": list(scope["headers"])}
         scope["root_path"] = "/changed"
         scope["path"] = "/changed"
         scope["app"] = app

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.helpers.curl import curl, needs_curl
 from tests.helpers.master_process import until
 from tests.helpers.server import Serve, ServerProcess, client_of
 
@@ -220,3 +221,11 @@ def test_the_lifespan_ends_when_the_server_stops(serve: Serve, notes: Path) -> N
     assert len(pids) == 2
     server.stop()
     assert {one.name for one in notes.glob("down-*")} == {f"down-{pid}" for pid in pids}
+
+
+@needs_curl
+def test_curl_waits_for_100_continue_and_gets_it(server: ServerProcess, shared: Path) -> None:
+    path = str(shared / "data.bin")
+    answer = curl("--data-binary", f"@{path}", "--header", "Expect: 100-continue", f"{server.url}/upload")
+    assert "< HTTP/1.1 100 Continue" in answer.verbose
+    assert hashlib.sha256(FILE).hexdigest() in answer.text

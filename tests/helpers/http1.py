@@ -110,7 +110,7 @@ class ResponseReader:
                 informational.append(event.status_code)
             elif isinstance(event, h11.Response):
                 headers = [(bytes(name), bytes(value)) for name, value in event.headers]
-                response = Response(event.status_code, bytes(event.reason), headers, informational=informational)
+                response = Response(event.status_code, bytes(event.reason), headers, b"", informational)
             elif isinstance(event, h11.Data):
                 body.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
@@ -233,7 +233,13 @@ class Server:
     """The native request path around ``app``, on a loop in a thread of its own."""
 
     def __init__(
-        self, app: App, *, where: str = "127.0.0.1", path: Path | None = None, context: Any = "new", **settings: Any
+        self,
+        app: App,
+        *,
+        where: str = "127.0.0.1",
+        path: Path | None = None,
+        context: Any = "new",
+        **settings: Any,
     ) -> None:
         self.errors: list[AppError] = []
         self.rejects: list[Reject] = []
@@ -340,7 +346,8 @@ class Server:
                 until(lambda: self.factory.connections == 0, "connections to go", 5)
                 until(lambda: self.factory.in_flight == 0, "requests to end", 5)
             except AssertionError as error:
-                leaks.append(f"{error}: connections {self.factory.connections}, in flight {self.factory.in_flight}")
+                counts = f"connections {self.factory.connections}, in flight {self.factory.in_flight}"
+                leaks.append(f"{error}: {counts}")
                 self.call(self.factory.abort)
                 until(lambda: self.factory.connections == 0)
             self.call(self.factory.close)

@@ -73,7 +73,7 @@ async def test_it_passes_as_a_coroutine() -> None:
         sent = send({"type": "http.response.start", "status": 200})
         assert asyncio.iscoroutine(sent)
         assert await asyncio.wait_for(sent, 1) is None
-        assert await asyncio.gather(sent, sent) == [None]
+        assert await asyncio.gather(sent, sent) == [None, None]
         await send({"type": "http.response.body"})
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
