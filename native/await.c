@@ -6,6 +6,20 @@
 
 /* ---- futures that wait for a cycle or a connection ---- */
 
+/* Drops the futures that are done, most of them cancelled: an app may poll receive() with a timeout for ever. */
+static void
+futures_prune(const State *state, PyObject *list)
+{
+    for (Py_ssize_t i = PyList_GET_SIZE(list) - 1; i >= 0 && i < PyList_GET_SIZE(list); i--) {
+        PyObject *future = Py_NewRef(PyList_GET_ITEM(list, i));
+        PyObject *done = call_method0(future, state->names.done);
+        if (done == NULL || (done == Py_True && i < PyList_GET_SIZE(list) && PySequence_DelItem(list, i) < 0))
+            PyErr_WriteUnraisable(future);
+        Py_XDECREF(done);
+        Py_DECREF(future);
+    }
+}
+
 PyObject *
 futures_add(const State *state, PyObject *loop, PyObject **futures)
 {
@@ -14,6 +28,8 @@ futures_add(const State *state, PyObject *loop, PyObject **futures)
         return NULL;
     if (*futures == NULL)
         *futures = PyList_New(0);
+    else if (PyList_GET_SIZE(*futures) >= 8)
+        futures_prune(state, *futures);
     if (*futures == NULL || PyList_Append(*futures, future) < 0) {
         Py_DECREF(future);
         return NULL;
@@ -218,7 +234,11 @@ waiter_am_send(PyObject *self, PyObject *value, PyObject **result)
         PyObject *future = cycle_wait(waiter->cycle, waiter->kind == WAITER_RECEIVE);
         if (future == NULL)
             return waiter_finish(waiter);
-        waiter->future_iter = Py_TYPE(future)->tp_as_async->am_await(future);
+        PyAsyncMethods *methods = Py_TYPE(future)->tp_as_async;
+        if (methods != NULL && methods->am_await != NULL)
+            waiter->future_iter = methods->am_await(future);
+        else
+            PyErr_Format(PyExc_TypeError, "the loop's future is a %.200s, which cannot be awaited", Py_TYPE(future)->tp_name);
         Py_DECREF(future);
         if (waiter->future_iter == NULL)
             return waiter_finish(waiter);

@@ -112,9 +112,11 @@ cycle_wait(Cycle *cycle, bool receiving)
 {
     if (!receiving)
         return cycle->wire->wait_writable(cycle);
-    if (cycle->stream != NULL && !cycle->body_complete && cycle->wire->want_body(cycle) < 0)
-        return NULL;
-    return futures_add(cycle->factory->state, cycle->factory->loop, &cycle->receive_futures);
+    PyObject *future = futures_add(cycle->factory->state, cycle->factory->loop, &cycle->receive_futures);
+    /* Second, so that what it brings (the client is gone, say) resolves the future. */
+    if (future != NULL && cycle->stream != NULL && !cycle->body_complete && cycle->wire->want_body(cycle) < 0)
+        Py_CLEAR(future);
+    return future;
 }
 
 /* ---- written by send() ---- */

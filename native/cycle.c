@@ -197,8 +197,8 @@ cycle_call_app(Cycle *cycle, PyObject *scope)
     PyObject *args[4] = {NULL, scope, (PyObject *)cycle->receive, (PyObject *)cycle->send};
     PyObject *awaitable =
         PyObject_Vectorcall(cycle->factory->app, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    if (awaitable == NULL || PyCoro_CheckExact(awaitable))
-        return awaitable;
+    if (awaitable == NULL || PyCoro_CheckExact(awaitable) || PyGen_CheckExact(awaitable))
+        return awaitable; /* a generator: types.coroutine */
     PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
     PyObject *iterator = NULL;
     if (methods != NULL && methods->am_await != NULL)

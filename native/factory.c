@@ -106,14 +106,14 @@ factory_allocate(PyTypeObject *type)
 static PyObject *
 factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"app",     "loop",          "context",      "state",      "scheme",
+    static char *const names[] = {"app",     "loop",          "context",      "state",      "scheme",
                             "root_path", "headers",     "server_header", "date_header", "keep_alive_ms",
                             "on_app_error", "on_reject", "access",       NULL};
     PyObject *app, *loop = NULL, *context = NULL, *state = NULL, *scheme = NULL, *root_path = NULL;
     PyObject *headers = NULL, *on_app_error = NULL, *on_reject = NULL, *access = Py_None;
     int server_header = 1, date_header = 1;
     long long keep_alive_ms = 75000;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppLOOO:ProtocolFactory", names, &app, &loop, &context,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppLOOO:ProtocolFactory", (char **)names, &app, &loop, &context,
                                      &state, &scheme, &root_path, &headers, &server_header, &date_header,
                                      &keep_alive_ms, &on_app_error, &on_reject, &access))
         return NULL;
@@ -135,6 +135,7 @@ factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     factory->app = Py_NewRef(app);
     factory->loop = Py_NewRef(loop);
     factory->context = none_as_null(context);
+    factory->task_context = PyContext_New();
     factory->lifespan_state = none_as_null(state);
     factory->on_app_error = Py_NewRef(on_app_error);
     factory->on_reject = Py_NewRef(on_reject);
@@ -145,7 +146,7 @@ factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     factory->date_header = date_header != 0;
     factory->keep_alive_ms = keep_alive_ms;
     factory->fixed_fields = encode_fields(headers);
-    if (factory->scheme == NULL || factory->root_path == NULL || factory->fixed_fields == NULL ||
+    if (factory->task_context == NULL || factory->scheme == NULL || factory->root_path == NULL || factory->fixed_fields == NULL ||
         make_templates(factory) < 0 || task_prepare(factory) < 0)
         Py_CLEAR(factory);
     return (PyObject *)factory;
@@ -270,12 +271,12 @@ factory_close_idle(PyObject *self, PyObject *unused)
 static PyObject *
 factory_drain(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"on_empty", "grace_ms", NULL};
+    static char *const names[] = {"on_empty", "grace_ms", NULL};
     static PyMethodDef later = {"_close_idle", factory_close_idle, METH_NOARGS, NULL};
     Factory *factory = (Factory *)self;
     PyObject *on_empty;
     int grace_ms = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$i:drain", names, &on_empty, &grace_ms))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$i:drain", (char **)names, &on_empty, &grace_ms))
         return NULL;
     if (factory->draining) {
         PyErr_SetString(PyExc_RuntimeError, "already draining");
@@ -375,6 +376,7 @@ factory_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(factory->loop);
     Py_VISIT(factory->app);
     Py_VISIT(factory->context);
+    Py_VISIT(factory->task_context);
     Py_VISIT(factory->lifespan_state);
     Py_VISIT(factory->on_app_error);
     Py_VISIT(factory->on_reject);
@@ -410,6 +412,7 @@ factory_clear(PyObject *self)
     Py_CLEAR(factory->loop);
     Py_CLEAR(factory->app);
     Py_CLEAR(factory->context);
+    Py_CLEAR(factory->task_context);
     Py_CLEAR(factory->lifespan_state);
     Py_CLEAR(factory->on_app_error);
     Py_CLEAR(factory->on_reject);

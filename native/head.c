@@ -190,7 +190,7 @@ refuse_field(const State *state, PyObject *name, PyObject *value)
 }
 
 static int
-put_field(const State *state, Writer *writer, int status, PyObject *name, PyObject *value,
+put_field(const State *state, Writer *writer, WriterMark mark, int status, PyObject *name, PyObject *value,
           HeadFacts *facts)
 {
     const char *name_text = PyBytes_AS_STRING(name);
@@ -198,17 +198,20 @@ put_field(const State *state, Writer *writer, int status, PyObject *name, PyObje
     size_t name_length = (size_t)PyBytes_GET_SIZE(name);
     size_t value_length = (size_t)PyBytes_GET_SIZE(value);
     if (UNLIKELY(!chars_is_token(name_text, name_length) || !chars_is_field_value(value_text, value_length))) {
+        writer_rollback(writer, mark); /* first: repr() may run the app, which may send */
         refuse_field(state, name, value);
         return -1;
     }
     switch (judge_field(state, status, name_text, name_length, value_text, value_length, facts)) {
-    case FIELD_BAD: return -1;
+    case FIELD_BAD: writer_rollback(writer, mark); return -1;
     case FIELD_DROP: return 0;
     case FIELD_SEND: break;
     }
     char *to = writer_reserve(writer, name_length + value_length + 4);
-    if (to == NULL)
+    if (to == NULL) {
+        writer_rollback(writer, mark);
         return -1;
+    }
     memcpy(to, name_text, name_length);
     to += name_length;
     *to++ = ':';
@@ -227,19 +230,18 @@ head_encode(const State *state, Writer *writer, int status, PyObject *fields, He
     WriterMark mark = writer_mark(writer);
     *facts = (HeadFacts){.content_length = -1};
     if (head_status_line(writer, status) < 0)
-        goto fail;
+        return -1;
     Py_ssize_t count = PySequence_Fast_GET_SIZE(fields);
     PyObject **items = PySequence_Fast_ITEMS(fields);
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *name;
         PyObject *value;
-        if (unpack_field(state, items[i], &name, &value) < 0)
-            goto fail;
-        if (put_field(state, writer, status, name, value, facts) < 0)
-            goto fail;
+        if (unpack_field(state, items[i], &name, &value) < 0) {
+            writer_rollback(writer, mark);
+            return -1;
+        }
+        if (put_field(state, writer, mark, status, name, value, facts) < 0)
+            return -1;
     }
     return 0;
-fail:
-    writer_rollback(writer, mark);
-    return -1;
 }

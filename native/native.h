@@ -93,7 +93,8 @@
     X(loop, "loop")                                                                                \
     X(schema, "schema")                                                                            \
     X(query, "query")                                                                              \
-    X(feed_data, "feed_data")
+    X(feed_data, "feed_data")                                                                      \
+    X(context, "context")
 
 typedef struct {
     /* types */

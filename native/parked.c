@@ -3,16 +3,13 @@
 
 /* ---- the parked coroutine, as its task steps it ---- */
 
-/* Marks the future as just yielded: another task may have waited for it since. 0, or -1. */
-static int
+/* Marks the future as just yielded: another task may have waited for it since. Whatever else the app yielded,
+ * the task itself will complain about. */
+static void
 mark_blocking(const State *state, PyObject *future)
 {
-    if (PyObject_SetAttr(future, state->names.future_blocking, Py_True) == 0)
-        return 0;
-    if (!PyErr_ExceptionMatches(PyExc_AttributeError))
-        return -1;
-    PyErr_Clear(); /* the task itself will complain about what the app yielded */
-    return 0;
+    if (PyObject_SetAttr(future, state->names.future_blocking, Py_True) < 0)
+        PyErr_Clear();
 }
 
 /* Suspends on a new lot: what a task yields when it parks. NULL with an exception. */
@@ -21,10 +18,9 @@ parked_park(Parked *parked)
 {
     const State *state = parked->factory->state;
     PyObject *lot = call_method0(parked->factory->loop, state->names.create_future);
-    if (lot == NULL || mark_blocking(state, lot) < 0) {
-        Py_XDECREF(lot);
+    if (lot == NULL)
         return NULL;
-    }
+    mark_blocking(state, lot);
     Py_XSETREF(parked->lot, lot);
     parked->mode = PARKED_IDLE;
     return Py_NewRef(lot);
@@ -102,7 +98,9 @@ parked_step(Parked *parked, PyObject *error, PyObject **result)
     parked->mode = PARKED_RUNNING;
     if (stream != NULL)
         cycle->wire->cork(stream);
+    parked->executing = true;
     PySendResult outcome = step_in_context(state, coroutine, context, error, result);
+    parked->executing = false;
     Py_DECREF(coroutine);
     Py_DECREF(context);
     if (outcome == PYGEN_NEXT) {
@@ -135,11 +133,37 @@ parked_deliver(Parked *parked, PyObject **result)
     parked->mode = PARKED_RUNNING;
     parked->by_wakeup = true;
     *result = yielded;
-    if (mark_blocking(parked->factory->state, yielded) < 0) {
-        Py_CLEAR(*result);
-        return PYGEN_ERROR;
-    }
+    mark_blocking(parked->factory->state, yielded);
     return PYGEN_NEXT;
+}
+
+/* An idle spare is cancelled (a loop that shuts down cancels every task): it leaves the pool and ends. */
+static void
+parked_leave_pool(Parked *parked)
+{
+    Factory *factory = parked->factory;
+    for (Parked **at = &factory->spares; *at != NULL; at = &(*at)->next) {
+        if (*at == parked) {
+            *at = parked->next;
+            parked->next = NULL;
+            factory->spare_count--;
+            Py_CLEAR(parked->lot);
+            parked->mode = PARKED_ENDED;
+            Py_CLEAR(parked->task);
+            Py_DECREF(parked);
+            return;
+        }
+    }
+}
+
+/* Python's own coroutines refuse to be stepped while they run. True with ValueError. */
+static bool
+is_executing(const Parked *parked)
+{
+    if (!parked->executing && parked->mode != PARKED_STEPPING)
+        return false;
+    PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+    return true;
 }
 
 static PySendResult
@@ -148,6 +172,8 @@ parked_am_send(PyObject *self, PyObject *value, PyObject **result)
     Parked *parked = (Parked *)self;
     (void)value;
     *result = NULL;
+    if (is_executing(parked))
+        return PYGEN_ERROR;
     switch (parked->mode) {
     case PARKED_NEW:
         *result = parked_park(parked);
@@ -155,10 +181,8 @@ parked_am_send(PyObject *self, PyObject *value, PyObject **result)
     case PARKED_TAKEN: return parked_deliver(parked, result);
     case PARKED_RUNNING: return parked_step(parked, NULL, result);
     case PARKED_CALIBRATE: return parked_calibrate(parked, result);
-    case PARKED_IDLE:
+    case PARKED_IDLE: parked_leave_pool(parked); break; /* someone woke it: it is not ours any more */
     case PARKED_STEPPING:
-        PyErr_SetString(PyExc_RuntimeError, "a parked task was stepped by someone else");
-        return PYGEN_ERROR;
     case PARKED_ENDED: break;
     }
     *result = Py_NewRef(Py_None);
@@ -192,25 +216,6 @@ parked_iternext(PyObject *self)
     return parked_send(self, Py_None);
 }
 
-/* An idle spare is cancelled (a loop that shuts down cancels every task): it leaves the pool and ends. */
-static void
-parked_leave_pool(Parked *parked)
-{
-    Factory *factory = parked->factory;
-    for (Parked **at = &factory->spares; *at != NULL; at = &(*at)->next) {
-        if (*at == parked) {
-            *at = parked->next;
-            parked->next = NULL;
-            factory->spare_count--;
-            Py_CLEAR(parked->lot);
-            parked->mode = PARKED_ENDED;
-            Py_CLEAR(parked->task);
-            Py_DECREF(parked);
-            return;
-        }
-    }
-}
-
 /* The app suspended, was taken over and is cancelled before its task saw what it waits for: do what
  * task.cancel() would have done, cancel that. True: the cancellation comes back through it. */
 static bool
@@ -233,6 +238,8 @@ parked_throw(PyObject *self, PyObject *const *args, Py_ssize_t count)
     Parked *parked = (Parked *)self;
     PyObject *result = NULL;
     PySendResult outcome = PYGEN_ERROR;
+    if (is_executing(parked))
+        return NULL;
     if (count < 1 || count > 3) {
         PyErr_SetString(PyExc_TypeError, "throw() takes 1 to 3 arguments");
         return NULL;

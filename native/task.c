@@ -41,12 +41,20 @@ zero_and_drop(PyObject *value)
 }
 
 /* Whether the task looks as it did when it was made, given the references it should have. */
+/* Whether someone set an attribute on the task. */
+static bool
+has_attributes(PyObject *task)
+{
+    PyObject **dict = _PyObject_GetDictPtr(task);
+    return dict != NULL && *dict != NULL && PyDict_GET_SIZE(*dict) != 0;
+}
+
 bool
 parked_is_clean(const Parked *parked, Py_ssize_t references)
 {
     const State *state = parked->factory->state;
     PyObject *task = parked->task;
-    return Py_REFCNT(task) == references && weakref_count(task) == parked->weakrefs &&
+    return Py_REFCNT(task) == references && weakref_count(task) == parked->weakrefs && !has_attributes(task) &&
            is_and_drop(PyObject_GetAttr(task, state->names.callbacks), Py_None) &&
            is_and_drop(PyObject_GetAttr(task, state->names.must_cancel), Py_False) &&
            zero_and_drop(call_method0(task, state->names.cancelling)) &&
@@ -67,8 +75,9 @@ parked_new(Factory *factory, ParkedMode mode)
     parked->mode = mode;
     PyObject_GC_Track(parked);
 
-    PyObject *args[2] = {(PyObject *)parked, factory->loop};
-    PyObject *names = PyTuple_Pack(1, state->names.loop);
+    /* With a context of its own: the one that is current may be a request's, which it would keep alive. */
+    PyObject *args[3] = {(PyObject *)parked, factory->loop, factory->task_context};
+    PyObject *names = PyTuple_Pack(2, state->names.loop, state->names.context);
     if (names == NULL)
         goto fail;
     parked->task = PyObject_Vectorcall(state->Task, args, 1, names);
@@ -100,20 +109,6 @@ task_prepare(Factory *factory)
     return 0;
 }
 
-/* A spare for one request; new reference, NULL with an exception. */
-static Parked *
-spare_take(Factory *factory)
-{
-    Parked *parked = factory->spares;
-    if (parked == NULL)
-        return parked_new(factory, PARKED_NEW);
-    factory->spares = parked->next;
-    factory->spare_count--;
-    parked->next = NULL;
-    CHECK(parked->mode == PARKED_NEW || parked->mode == PARKED_IDLE);
-    return parked;
-}
-
 /* Keeps a clean spare. Steals the reference. */
 void
 spare_keep(Parked *parked)
@@ -142,11 +137,43 @@ parked_retire(Parked *parked)
     Py_DECREF(parked);
 }
 
+/* Whether someone got hold of an idle spare (asyncio.all_tasks() shows it) and cancelled or woke it. */
+static bool
+was_disturbed(const Parked *parked)
+{
+    const State *state = parked->factory->state;
+    PyObject *untouched = parked->lot != NULL ? call_method0(parked->lot, state->names.done)
+                                              : PyObject_GetAttr(parked->task, state->names.must_cancel);
+    return !is_and_drop(untouched, Py_False);
+}
+
+/* A spare for one request; new reference, NULL with an exception. */
+static Parked *
+spare_take(Factory *factory)
+{
+    Parked *parked;
+    while ((parked = factory->spares) != NULL) {
+        factory->spares = parked->next;
+        factory->spare_count--;
+        parked->next = NULL;
+        CHECK(parked->mode == PARKED_NEW || parked->mode == PARKED_IDLE);
+        if (!was_disturbed(parked))
+            return parked;
+        parked_retire(parked);
+    }
+    return parked_new(factory, PARKED_NEW);
+}
+
 void
 task_release_spares(Factory *factory)
 {
-    while (factory->spares != NULL)
-        parked_retire(spare_take(factory));
+    while (factory->spares != NULL) {
+        Parked *parked = factory->spares;
+        factory->spares = parked->next;
+        factory->spare_count--;
+        parked->next = NULL;
+        parked_retire(parked);
+    }
 }
 
 void

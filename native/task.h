@@ -45,6 +45,7 @@ typedef struct Parked {
     PyObject *coroutine;
     PyObject *context;
     PyObject *yielded; /* until the task has seen it */
+    bool executing;    /* parked_step is on the stack */
     bool by_wakeup;    /* the next (or present) step of the task comes from a future's callback */
 } Parked;
 

@@ -1,4 +1,4 @@
-"""A plain ASGI app that tells what it was given, and waits when asked: for the e2e tests of the server itself.
+"""A plain ASGI app that tells what it was given, and waits when asked: for e2e tests of the server itself.
 
 ``NOTES`` is a folder in which app and test leave files for each other: "the request is here", "go on".
 """

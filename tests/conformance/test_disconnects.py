@@ -257,3 +257,55 @@ def test_clients_that_come_and_go(serve):
     gone(server)
     assert all(isinstance(report.error, ClientDisconnected) for report in server.errors)
     server.errors.clear()
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [get("/next"), get("/next") * 100, post(b"x" * 200_000)[:150_000]],
+    ids=["a request", "many requests", "half an upload"],
+)
+def test_a_client_that_pipelined_and_went(serve, leave, behind):
+    """What waits behind a request must not hide from its app that the client is gone."""
+    messages = []
+
+    async def app(scope, receive, send):
+        messages.append(await receive())
+        messages.append(await receive())
+
+    server = serve(app)
+    client = server.connect()
+    client.send(get())
+    until(lambda: messages)
+    client.send(behind)
+    leave(client)
+    until(lambda: len(messages) > 1, "http.disconnect", 1)
+    assert messages[1] == {"type": "http.disconnect"}
+    until(lambda: server.factory.in_flight == 0)
+
+
+@pytest.mark.parametrize("begun", ["nothing", "start", "body"])
+def test_a_task_in_receive_hears_that_its_app_failed(serve, begun):
+    """The request is over: who still waits for its messages gets a disconnect, and does not wait for ever."""
+    messages = []
+
+    async def app(scope, receive, send):
+        async def listen():
+            messages.append(await receive())
+
+        await receive()
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0)
+        if begun != "nothing":
+            await start(send)
+        if begun == "body":
+            await body(send, b"x", more=True)
+        assert not task.done()
+        raise LookupError("mine")
+
+    server = serve(app)
+    with server.connect() as client:
+        client.send(get())
+        assert client.receive().startswith(b"HTTP/1.1 200" if begun == "body" else b"HTTP/1.1 500")
+        until(lambda: messages, "http.disconnect", 1)
+    assert messages == [{"type": "http.disconnect"}]
+    server.take_error()

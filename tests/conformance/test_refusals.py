@@ -296,24 +296,6 @@ def test_a_broken_chunk_while_the_response_streams(serve):
     assert isinstance(server.take_error().error, AssertionError)
 
 
-def test_a_broken_chunk_while_a_response_without_length_streams(serve):
-    """To a 1.0 client the end of the connection is the end of the body: only a reset tells."""
-
-    async def app(scope, receive, send):
-        await start(send)
-        await body(send, b"begun", more=True)
-        await read_body(receive)
-
-    server = serve(app)
-    with server.connect() as client:
-        client.send(get("/", b"Transfer-Encoding: chunked", method=b"POST", version=b"1.0"))
-        client.read_until(b"begun")
-        client.send(b"zz\r\n")
-        with pytest.raises(ConnectionResetError):
-            client.rest()
-    server.take_error()
-
-
 def test_a_broken_chunk_after_the_response_started_but_nothing_sent(serve):
     async def app(scope, receive, send):
         await start(send)

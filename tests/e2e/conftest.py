@@ -1,4 +1,4 @@
-"""``serve(app, *flags)``: real servers for one test; and the logs of a failed test's servers in its report."""
+"""``serve(app, *flags)``: real servers for one test; and their logs in the report of a failed one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     if report.when == "call":
         item.stash[FAILED] = report.failed
     if report.failed:
-        report.sections += [("log of the server", server.report()) for server in alive]
+        shown = [server for server in alive if server.test in ("", item.nodeid)]
+        report.sections += [("log of the server", server.report()) for server in shown]
     return report
 
 
@@ -43,13 +44,16 @@ def serve(tmp_path: Path, notes: Path, request: pytest.FixtureRequest) -> Iterat
     """Starts servers that end with the test."""
     with ExitStack() as stack:
 
-        def start(app: str | None, *flags: str, env: dict[str, str] | None = None, **how: Any) -> ServerProcess:
+        def start(app: str | None, *flags: str, **how: Any) -> ServerProcess:
             folder = how.pop("folder", tmp_path / f"server-{len(alive)}")
-            server = ServerProcess(folder, app, *flags, env={"NOTES": str(notes), **(env or {})}, **how)
+            env = {"NOTES": str(notes), **how.pop("env", {})}
+            server = ServerProcess(folder, app, *flags, env=env, **how)
+            server.test = request.node.nodeid
             return stack.enter_context(server)
 
         yield start
         if request.node.stash.get(FAILED, False):  # one failure is enough: no checks at the end
-            for server in alive:
-                server.kill()
             stack.pop_all()
+            for server in alive:
+                if server.test == request.node.nodeid:
+                    server.kill()

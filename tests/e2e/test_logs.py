@@ -101,9 +101,8 @@ def test_the_log_is_on_stderr_and_says_who_speaks(server: ServerProcess) -> None
 def test_a_path_cannot_forge_a_line(server: ServerProcess) -> None:
     port = ask_raw(server.port, 'GET /status?200"\\%0d%0aINFO: HTTP/1.1')
     [found] = server.saw_access(rf"127\.0\.0\.1:{port} ")
-    assert found == (
-        f'INFO:     127.0.0.1:{port} - "GET /status?200\\x22\\x5c%0d%0aINFO: HTTP/1.1" 500 Internal Server Error'
-    )
+    shown = '"GET /status?200\\x22\\x5c%0d%0aINFO: HTTP/1.1" 500 Internal Server Error'
+    assert found == f"INFO:     127.0.0.1:{port} - {shown}"
 
 
 def test_no_access_log(serve: Serve) -> None:
@@ -129,13 +128,15 @@ def test_log_level_warning_says_nothing(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
     server = serve("probe:app", "--workers", "1", "--log-level", "warning", "--uds", str(path), wait=False)
     until(path.exists, "the socket")
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x", timeout=20) as client:
+    with httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x", timeout=20
+    ) as client:
         assert client.get("/").status_code == 200
     server.stop()
     assert server.log() + server.access() == ""
 
 
-def on_terminal(serve: Serve, *flags: str, env: dict[str, str] | None = None) -> ServerProcess:
+def on_terminal(serve: Serve, *flags: str, **env: str) -> ServerProcess:
     server = serve("probe:app", "--workers", "1", *flags, env=env, terminal=True, wait=False)
     server.saw("ready: 1 worker")
     server.stop()
@@ -152,7 +153,7 @@ def test_a_terminal_gets_colours(serve: Serve) -> None:
     ids=["NO_COLOR", "dumb", "flag"],
 )
 def test_a_terminal_without_colours(serve: Serve, flags: tuple[str, ...], env: dict[str, str]) -> None:
-    assert ESCAPE not in on_terminal(serve, *flags, env=env).log()
+    assert ESCAPE not in on_terminal(serve, *flags, **env).log()
 
 
 def test_colours_can_be_insisted_on(serve: Serve) -> None:

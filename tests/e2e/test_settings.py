@@ -23,7 +23,9 @@ def write(folder: Path, **settings: Any) -> Path:
     """A shardserve.toml. JSON's texts, numbers, lists and booleans are TOML's."""
     folder.mkdir(exist_ok=True)
     path = folder / "shardserve.toml"
-    path.write_text("".join(f"{key.replace('_', '-')} = {json.dumps(value)}\n" for key, value in settings.items()))
+    path.write_text(
+        "".join(f"{key.replace('_', '-')} = {json.dumps(value)}\n" for key, value in settings.items())
+    )
     return path
 
 

@@ -11,7 +11,17 @@ import pytest
 
 LIMIT_S = 20
 
+
+def has_http2() -> bool:
+    if shutil.which("curl") is None:
+        return False
+    return (
+        "HTTP2" in subprocess.run(["curl", "--version"], capture_output=True, text=True, check=False).stdout
+    )
+
+
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+needs_curl_with_http2 = pytest.mark.skipif(not has_http2(), reason="no curl with HTTP/2")
 
 
 @dataclass
@@ -22,6 +32,8 @@ class Answer:
     body: bytes
     verbose: str
     """What ``-v`` told of the conversation."""
+    connects: list[int]
+    """How many connections were made for each URL."""
 
     @property
     def text(self) -> str:
@@ -35,7 +47,12 @@ def command(*arguments: str) -> list[str]:
 def curl(*arguments: str, stdin: bytes = b"") -> Answer:
     """Run curl; it must succeed. The answer is that of the last response."""
     done = subprocess.run(
-        command("--verbose", "--write-out", "%{stderr}\n@@%{http_code} %{http_version}\n", *arguments),
+        command(
+            "--verbose",
+            "--write-out",
+            "%{stderr}\n@@%{http_code} %{http_version} %{num_connects}\n",
+            *arguments,
+        ),
         input=stdin,
         capture_output=True,
         timeout=LIMIT_S + 5,
@@ -43,9 +60,11 @@ def curl(*arguments: str, stdin: bytes = b"") -> Answer:
     )
     verbose = done.stderr.decode()
     assert done.returncode == 0, verbose
-    found = re.findall(r"^@@(\d+) (\S+)$", verbose, re.MULTILINE)[-1]
+    found = re.findall(r"^@@(\d+) (\S+) (\d+)$", verbose, re.MULTILINE)
+    status, version, _ = found[-1]
     # The head of the last response that is not an interim one.
     heads = re.findall(r"(?:^< .*\n)+", verbose.replace("\r\n", "\n"), re.MULTILINE)
     fields = [line[2:].partition(": ") for line in heads[-1].splitlines()[1:] if ": " in line]
     headers = {name.lower(): value for name, _, value in fields}
-    return Answer(int(found[0]), found[1], headers, done.stdout, verbose)
+    connects = [int(one[2]) for one in found]
+    return Answer(int(status), version, headers, done.stdout, verbose, connects)

@@ -343,8 +343,8 @@ class Server:
         try:
             self.call(self._listener.close)
             try:
-                until(lambda: self.factory.connections == 0, "connections to go", 5)
-                until(lambda: self.factory.in_flight == 0, "requests to end", 5)
+                until(lambda: self.factory.connections == 0, "connections to go", 2)
+                until(lambda: self.factory.in_flight == 0, "requests to end", 2)
             except AssertionError as error:
                 counts = f"connections {self.factory.connections}, in flight {self.factory.in_flight}"
                 leaks.append(f"{error}: {counts}")
@@ -352,7 +352,7 @@ class Server:
                 until(lambda: self.factory.connections == 0)
             self.call(self.factory.close)
             try:
-                until(lambda: self.tasks() == 0, "tasks to end", 5)
+                until(lambda: self.tasks() == 0, "tasks to end", 2)
             except AssertionError as error:
                 leaks.append(f"{error}: {self.call(asyncio.all_tasks, self.loop)}")
             self.run(self.loop.shutdown_default_executor())

@@ -1,4 +1,4 @@
-"""Where an app suspends, or not: the native path runs an app that does not suspend without a task of its own."""
+"""Where an app suspends, or not: one that does not is run on a spare task, one that does takes it over."""
 
 from __future__ import annotations
 

@@ -94,6 +94,7 @@ class ServerProcess:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._mark = uuid.uuid4().hex
+        self.test = ""  # the one test that it is for, if there is one
         self._quiet = quiet
         self._stderr, self._stdout = folder / "stderr.log", folder / "stdout.log"
         self._pump: threading.Thread | None = None
@@ -265,8 +266,8 @@ class ServerProcess:
             self.kill()
 
     def report(self) -> str:
-        """Both logs, for a failed test."""
-        return f"$ {' '.join(self.command)}\n{self.log()}---- stdout ----\n{self.access()}"
+        """The ends of both logs, for a failed test."""
+        return f"$ {' '.join(self.command)}\n{self.log()[-8000:]}---- stdout ----\n{self.access()[-2000:]}"
 
 
 Serve = Callable[..., ServerProcess]

@@ -11,13 +11,17 @@ import pytest
 
 from shardserve import _native
 from tests.native.drive import Driver, FakeTransport, get, ok, post, reply, turns
-from tests.native.isolated import survives
+from tests.native.isolated import survives, survives_exit
 
 HIDDEN = ["Cycle", "Send", "Receive", "Waiter", "Parked"]
 
 
 def instances(name: str) -> list[Any]:
-    return [item for item in gc.get_objects() if type(item).__name__ == name and "_native" in type(item).__module__]
+    return [
+        item
+        for item in gc.get_objects()
+        if type(item).__name__ == name and "_native" in type(item).__module__
+    ]
 
 
 @pytest.mark.parametrize("name", [*HIDDEN, "Ready", "Connection"])
@@ -66,7 +70,7 @@ async def referents() -> Any:
         task.cancel()
 
     driver = Driver(app, state={"a": 1}, access=lambda *args: None)
-    connection, transport = driver.connect()
+    connection, _ = driver.connect()
     connection.data_received(post(100, body=b"x" * 10))
     await turns()
 
@@ -85,16 +89,40 @@ async def referents() -> Any:
 def test_the_collector_sees_the_members() -> None:
     found = survives(referents)
     expected = {
-        "Cycle": {"ProtocolFactory", "Connection", "Send", "Receive", "Waiter", "Parked", "list", "tuple", "type"},
+        "Cycle": {
+            "ProtocolFactory",
+            "Connection",
+            "Send",
+            "Receive",
+            "Waiter",
+            "Parked",
+            "list",
+            "tuple",
+            "type",
+        },
         "Send": {"Cycle", "type"},
         "Receive": {"Cycle", "type"},
         "Waiter": {"Cycle", "FutureIter", "type"},
         "Parked": {"ProtocolFactory", "Task", "Cycle", "coroutine", "Context", "type"},
-        "Connection": {"ProtocolFactory", "FakeTransport", "HttpRequestParser", "dict", "tuple", "Cycle", "type"},
-        "ProtocolFactory": {"function", "Context", "dict", "Parked", "Cycle", "module", "type"},
+        "Connection": {
+            "ProtocolFactory",
+            "FakeTransport",
+            "HttpRequestParser",
+            "dict",
+            "tuple",
+            "Cycle",
+            "type",
+        },
+        "ProtocolFactory": {"function", "Context", "dict", "Cycle", "module", "type"},
     }
     for name, wanted in expected.items():
         assert wanted - set(found[name]) == set(), (name, found[name])
+
+
+async def test_the_collector_sees_the_spare_tasks() -> None:
+    driver = Driver(ok)
+    assert "Parked" in {type(part).__name__ for part in gc.get_referents(driver.factory)}
+    driver.factory.close()
 
 
 class Owner:
@@ -121,7 +149,7 @@ async def cycle_through_app(kind: str) -> list[bool]:
             await reply(send)
 
         owner.driver = Driver(app)
-        owner.connection, transport = owner.driver.connect()
+        owner.connection, _ = owner.driver.connect()
         dead.append(weakref.ref(owner.connection))
         owner.connection.data_received(get())
         if kind == "closed":
@@ -165,7 +193,7 @@ async def dropped_while_suspended(how: str) -> Any:
     def build() -> None:
         driver = Driver(app)
         for _ in range(5):
-            connection, transport = driver.connect()
+            connection, _ = driver.connect()
             connection.data_received(post(5) + get() if how == "receive" else get() + get())
 
     build()
@@ -291,7 +319,11 @@ def used_at_exit() -> str:
 
         def __del__(self) -> None:
             send, receive, connection = self.parts
-            for call in (lambda: send({"type": "http.response.body"}), receive, lambda: connection.data_received(get())):
+            for call in (
+                lambda: send({"type": "http.response.body"}),
+                receive,
+                lambda: connection.data_received(get()),
+            ):
                 try:
                     call()
                 except Exception:
@@ -303,7 +335,7 @@ def used_at_exit() -> str:
             await reply(send)
 
         driver = Driver(app)
-        connection, transport = driver.connect()
+        connection, _ = driver.connect()
         connection.data_received(get())
         builtins.driver = driver  # type: ignore[attr-defined]
 
@@ -312,7 +344,7 @@ def used_at_exit() -> str:
 
 
 def test_used_while_the_interpreter_ends() -> None:
-    assert survives(used_at_exit) == "alive"
+    assert survives_exit(used_at_exit) == "alive"
 
 
 async def weak_reference_callback() -> str:

@@ -51,11 +51,18 @@ async def coroutine_by_hand(suspend: bool, what: str, catch: bool) -> Any:
         connection.data_received(get(path))
         await turns()
     got = statuses(transport.read())
-    return {"statuses": got, "seen": seen, "in_flight": driver.factory.in_flight, "served": driver.factory.served}
+    return {
+        "statuses": got,
+        "seen": seen,
+        "in_flight": driver.factory.in_flight,
+        "served": driver.factory.served,
+    }
 
 
 @pytest.mark.parametrize("catch", [True, False])
-@pytest.mark.parametrize("what", ["send", "next", "throw", "throw class", "throw nothing", "throw int", "close"])
+@pytest.mark.parametrize(
+    "what", ["send", "next", "throw", "throw class", "throw nothing", "throw int", "close"]
+)
 @pytest.mark.parametrize("suspend", [False, True])
 def test_an_app_that_steps_itself(suspend: bool, what: str, catch: bool) -> None:
     try:
@@ -109,9 +116,14 @@ async def other_by_hand(what: str) -> Any:
     return [statuses(transport.read()), statuses(second.read()), driver.factory.in_flight]
 
 
-@pytest.mark.parametrize(("what", "status"), [("send", 500), ("throw", 200), ("close", 500)])
-def test_another_task_steps_the_app(what: str, status: int) -> None:
-    assert survives(other_by_hand, what) == [[status], [200], 0]
+@pytest.mark.parametrize("what", ["send", "throw", "close"])
+def test_another_task_steps_the_app(what: str) -> None:
+    first, second, in_flight = survives(other_by_hand, what)
+    assert second == [200]
+    if what == "close":  # then asyncio's own tasks wait for ever, too
+        assert (first, in_flight) in (([], 1), ([500], 0))
+    else:
+        assert (first, in_flight) == ([200], 0)
 
 
 async def idle_by_hand(what: str) -> Any:
@@ -125,7 +137,10 @@ async def idle_by_hand(what: str) -> Any:
         repr(task)
         task.get_stack()
         coroutine = task.get_coro()
-        [getattr(coroutine, name) for name in ("cr_frame", "cr_code", "cr_await", "cr_running", "cr_suspended")]
+        [
+            getattr(coroutine, name)
+            for name in ("cr_frame", "cr_code", "cr_await", "cr_running", "cr_suspended")
+        ]
         try:
             if what == "send":
                 coroutine.send(None)
@@ -386,7 +401,14 @@ async def awaitable_kind(kind: str) -> Any:
 
 
 GOOD = ["future", "task", "iterator", "done iterator", "generator-based"]
-BAD = ["failed future", "yields int", "yields object", "yields frozen", "raising iterator", "late raising iterator"]
+BAD = [
+    "failed future",
+    "yields int",
+    "yields object",
+    "yields frozen",
+    "raising iterator",
+    "late raising iterator",
+]
 BAD += ["await gives none", "await raises", "none", "int", "generator", "dict"]
 
 
@@ -402,7 +424,9 @@ def test_an_app_that_returns_something_else(kind: str) -> None:
 
 async def base_exception(name: str, suspend: bool) -> Any:
     error = {"GeneratorExit": GeneratorExit, "CancelledError": asyncio.CancelledError}.get(name)
-    error = error or {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}.get(name, StopIteration)
+    error = error or {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}.get(
+        name, StopIteration
+    )
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if suspend:
@@ -420,7 +444,9 @@ async def base_exception(name: str, suspend: bool) -> Any:
 
 
 @pytest.mark.parametrize("suspend", [False, True])
-@pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError", "StopIteration"])
+@pytest.mark.parametrize(
+    "name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError", "StopIteration"]
+)
 def test_an_app_that_raises_a_base_exception(name: str, suspend: bool) -> None:
     assert survives(base_exception, name, suspend) == [[200, 500, 200], 0, 1]
 

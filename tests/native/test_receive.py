@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
@@ -157,8 +158,6 @@ def survives_quietly(function: Any) -> Any:
     except AssertionError as error:
         text = str(error)
         if "RESULT" in text and "Fatal" not in text and "Sanitizer" not in text:
-            import json
-
             return json.loads(text.split("RESULT ", 1)[1].splitlines()[0])
         raise
 
@@ -245,7 +244,7 @@ async def body_in_collection() -> Any:
 
 def test_receive_inside_a_collection_loses_nothing() -> None:
     text = survives(body_in_collection)
-    assert text == "".join("%010d" % number for number in range(100))
+    assert text == "".join(f"{number:010}" for number in range(100))
 
 
 async def cancelled_polls() -> int:

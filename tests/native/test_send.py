@@ -246,7 +246,9 @@ def test_a_type_whose_repr_drops_it() -> None:
     assert result["seen"] == ["MessageError"]
 
 
-@pytest.mark.parametrize("message", [None, [], "x", {}, {"type": None}, {"type": b"http.response.start"}, {"type": ""}])
+@pytest.mark.parametrize(
+    "message", [None, [], "x", {}, {"type": None}, {"type": b"http.response.start"}, {"type": ""}]
+)
 async def test_a_message_that_is_none_is_refused(message: Any) -> None:
     seen: list[type] = []
 
@@ -396,7 +398,7 @@ async def client_gone() -> Any:
             await send(START)
         except OSError as error:
             seen.append(type(error).__name__)
-            assert isinstance(error, ClientDisconnected)
+            seen.append(str(isinstance(error, ClientDisconnected)))
 
     driver = Driver(app)
     connection, _ = driver.connect()
@@ -407,14 +409,20 @@ async def client_gone() -> Any:
 
 
 def test_send_after_the_client_went_is_an_oserror() -> None:
-    assert survives(client_gone) == [["ClientDisconnected"], 0, []]
+    assert survives(client_gone) == [["ClientDisconnected", "True"], 0, []]
 
 
 async def test_the_arguments_of_send_and_receive_are_counted() -> None:
     seen: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        for call in (send, lambda: send({}, {}), lambda: send(message={}), lambda: receive(1), lambda: receive(x=1)):
+        for call in (
+            send,
+            lambda: send({}, {}),
+            lambda: send(message={}),
+            lambda: receive(1),
+            lambda: receive(x=1),
+        ):
             with pytest.raises(TypeError):
                 call()
             seen.append("refused")

@@ -1,0 +1,82 @@
+#!/bin/bash
+# The extension under the address and undefined behaviour sanitizers, with the Python tests.
+#
+#   native/tests/sanitize.sh [pytest arguments]     default: the native, conformance and worker tests
+#   PYTHON=python3.12 native/tests/sanitize.sh      another interpreter (with the test dependencies)
+#
+# It never touches the normal build: everything happens in a copy of the tree under .build/asan. Fails when a
+# test fails, and when a sanitizer or a CHECK reports anything anywhere, also in a process that a test started.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+python=${PYTHON:-$root/.venv/bin/python}
+copy=$root/.build/asan
+reports=$copy/.reports
+
+mkdir -p "$copy" "$reports"
+rm -f "$reports"/*
+for part in shardserve tests native docs perf; do
+    mkdir -p "$copy/$part"
+    rsync_like() { (cd "$root/$part" && tar cf - --exclude='*.so' --exclude=__pycache__ .) | tar xf - -C "$copy/$part"; }
+    find "$copy/$part" -type f ! -name '*.so' ! -name '*.o' -delete
+    [ -d "$root/$part" ] && rsync_like
+done
+find "$root" -maxdepth 1 -type f \( -name '*.toml' -o -name '*.md' -o -name Makefile -o -name LICENSE \) -exec cp -p {} "$copy/" \;
+
+# ---- build: one object a file, in parallel, and only what changed ----
+
+include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+objects=$copy/.objects$suffix
+flags="-std=c11 -O1 -g -fPIC -fvisibility=hidden -fsanitize=address,undefined -fno-omit-frame-pointer -DSHARDSERVE_DEBUG
+ -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-cast-function-type"
+mkdir -p "$objects"
+newest_header=$(ls -t "$root"/native/*.h | head -1)
+for source in "$root"/native/*.c; do
+    object=$objects/$(basename "$source" .c).o
+    if [ ! "$object" -nt "$source" ] || [ ! "$object" -nt "$newest_header" ]; then
+        printf '%s\0%s\0' "$object" "$source"
+    fi
+done | xargs -0 -r -n 2 -P "$(nproc)" sh -c 'gcc '"$(echo $flags)"' -I'"$include"' -c "$1" -o "$0"'
+for object in "$objects"/*.o; do
+    [ -f "$root/native/$(basename "$object" .o).c" ] || rm "$object"
+done
+gcc -shared -fsanitize=address,undefined "$objects"/*.o -o "$copy/shardserve/_native$suffix"
+
+# ---- run ----
+
+cd "$copy"
+export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+# CPython frees nothing at its end, so leaks are not looked for here: tests/leaks does that by counting.
+export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1:handle_segv=1:log_path=$reports/asan"
+export UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan"
+export PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 SHARDSERVE_TEST_PATIENCE_S=60 SHARDSERVE_SANITIZED=1
+unset PYTHONPATH
+
+"$python" - <<'CHECK'
+import shardserve._native as native
+assert ".build/asan" in native.__file__ and native.debug_build, native.__file__
+CHECK
+
+paths=()
+for path in tests/native tests/conformance tests/unit/worker tests/unit/test_native_stub.py; do
+    [ -e "$path" ] && paths+=("$path")
+done
+status=0
+"$python" -m pytest -q -p no:cacheprovider "${@:-${paths[@]}}" 2>&1 | tee "$reports/pytest.log" || status=$?
+
+unset LD_PRELOAD
+found=$(cat "$reports"/asan.* "$reports"/ubsan.* 2>/dev/null | grep -cE 'ERROR: |runtime error:' || true)
+if [ "$found" -gt 0 ]; then
+    echo
+    echo "== the sanitizers reported $found times; the first of each kind:"
+    cat "$reports"/asan.* "$reports"/ubsan.* | grep -hE 'ERROR: |runtime error:|#[0-9]+ .*native/[a-z0-9]+\.[ch]' |
+        sed -E 's/^==[0-9]+==//; s/0x[0-9a-f]+/0x…/g; s/T0\).*/T0)/' | sort | uniq -c | sort -rn | head -40
+    status=1
+fi
+if grep -qE 'CHECK failed' "$reports/pytest.log"; then
+    echo "== a CHECK failed"
+    status=1
+fi
+[ "$status" -eq 0 ] && echo "== sanitizers: nothing to report"
+exit "$status"

@@ -1,0 +1,39 @@
+"""Nothing is left of many requests: no memory, no file descriptor, no object.
+
+The normal run is short; ``make leaks`` sets SHARDSERVE_LEAK_REQUESTS to the long one (200,000).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.leaks.program import SCENARIOS
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUESTS = int(os.environ.get("SHARDSERVE_LEAK_REQUESTS", "20000"))
+RSS_BYTES = 3 << 20
+OBJECTS = 300
+
+
+@pytest.mark.skipif("SHARDSERVE_SANITIZED" in os.environ, reason="the sanitizers keep freed memory")
+@pytest.mark.parametrize("scenario", list(SCENARIOS))
+def test_nothing_is_left(scenario: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.leaks.program", scenario, str(REQUESTS)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60 + REQUESTS / 400,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    left = json.loads(run.stdout)
+    assert left["rss"] < RSS_BYTES, left
+    assert left["fds"] == 0, left
+    assert left["objects"] < OBJECTS, left
+    assert left["served"] > 0 or scenario == "rejects", left
