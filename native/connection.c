@@ -42,57 +42,73 @@ connection_new(Factory *factory)
     return (PyObject *)connection;
 }
 
+/* transport.get_extra_info(name): new reference, NULL with an exception. May run Python. */
 static PyObject *
-extra_info(Connection *connection, PyObject *name)
+extra_info(const Connection *connection, PyObject *transport, PyObject *name)
 {
-    return call_method1(connection->transport, connection->factory->state->names.get_extra_info, name);
+    return call_method1(transport, connection->factory->state->names.get_extra_info, name);
 }
 
-/* ASGI: [host, port], or for a Unix socket [path, None] (server) and nothing (client). New reference. */
+/* ASGI: [host, port], or for a Unix socket [path, None] (server) and nothing (client). Steals `address`, which may
+ * be NULL with an exception. New reference, or NULL. */
 static PyObject *
 asgi_address(PyObject *address, bool server)
 {
+    PyObject *result = NULL;
     if (address == NULL)
         return NULL;
     if (PyTuple_Check(address) && PyTuple_GET_SIZE(address) >= 2)
-        return PyTuple_GetSlice(address, 0, 2);
-    if (server && PyUnicode_Check(address) && PyUnicode_GET_LENGTH(address) > 0)
-        return PyTuple_Pack(2, address, Py_None);
-    return Py_NewRef(Py_None);
+        result = PyTuple_GetSlice(address, 0, 2);
+    else if (server && PyUnicode_Check(address) && PyUnicode_GET_LENGTH(address) > 0)
+        result = PyTuple_Pack(2, address, Py_None);
+    else
+        result = Py_NewRef(Py_None);
+    Py_DECREF(address);
+    return result;
 }
 
-/* The socket, the addresses and the scope's fixed part. 0, or -1. */
+/* The descriptor of the plain socket below `transport`, -1 if there is none (TLS), or -2 with an exception. */
 static int
-read_transport(Connection *connection)
+plain_socket(const Connection *connection, PyObject *transport)
 {
     const State *state = connection->factory->state;
-    PyObject *server = NULL;
-    PyObject *number = NULL;
-    int result = -1;
-    PyObject *sock = extra_info(connection, state->names.socket);
-    PyObject *peername = extra_info(connection, state->names.peername);
-    PyObject *sockname = extra_info(connection, state->names.sockname);
-    connection->client = asgi_address(peername, false);
-    server = asgi_address(sockname, true);
-    if (sock == NULL || connection->client == NULL || server == NULL)
-        goto done;
-    if (sock != Py_None) {
-        number = call_method0(sock, state->names.fileno);
-        if (number == NULL)
-            goto done;
-        connection->fd = (int)PyLong_AsLong(number);
-        if (connection->fd == -1 && PyErr_Occurred())
-            goto done;
-    }
-    connection->scope_base = scope_template(connection->factory, connection->client, server);
-    result = connection->scope_base == NULL ? -1 : 0;
-done:
-    Py_XDECREF(sock);
-    Py_XDECREF(peername);
-    Py_XDECREF(sockname);
-    Py_XDECREF(server);
+    PyObject *tls = extra_info(connection, transport, state->names.ssl_object);
+    if (tls == NULL)
+        return -2;
+    Py_DECREF(tls);
+    if (tls != Py_None)
+        return -1;
+    PyObject *sock = extra_info(connection, transport, state->names.socket);
+    if (sock == NULL)
+        return -2;
+    PyObject *number = sock == Py_None ? PyLong_FromLong(-1) : call_method0(sock, state->names.fileno);
+    Py_DECREF(sock);
+    long fd = number == NULL ? -1 : PyLong_AsLong(number);
     Py_XDECREF(number);
-    return result;
+    if (PyErr_Occurred())
+        return -2;
+    return fd < 0 || fd > INT_MAX ? -1 : (int)fd;
+}
+
+/* The socket, the addresses and the scope's fixed part. 0, or -1. May run Python. */
+static int
+read_transport(Connection *connection, PyObject *transport)
+{
+    const State *state = connection->factory->state;
+    int fd = plain_socket(connection, transport);
+    PyObject *server = fd == -2 ? NULL : asgi_address(extra_info(connection, transport, state->names.sockname), true);
+    PyObject *client =
+        server == NULL ? NULL : asgi_address(extra_info(connection, transport, state->names.peername), false);
+    PyObject *base = client == NULL ? NULL : scope_template(connection->factory, client, server);
+    Py_XDECREF(server);
+    if (base == NULL) {
+        Py_XDECREF(client);
+        return -1;
+    }
+    Py_XSETREF(connection->client, client);
+    Py_XSETREF(connection->scope_base, base);
+    connection->fd = fd;
+    return 0;
 }
 
 static PyObject *
@@ -104,13 +120,18 @@ connection_made(PyObject *self, PyObject *transport)
         PyErr_SetString(PyExc_RuntimeError, "connection_made() on a connection in use or a closed factory");
         return NULL;
     }
-    connection->transport = Py_NewRef(transport);
-    connection->parser = PyObject_CallOneArg(factory->state->HttpRequestParser, self);
-    if (connection->parser == NULL || read_transport(connection) < 0) {
-        Py_CLEAR(connection->transport);
-        connection->fd = -1;
+    PyObject *parser = PyObject_CallOneArg(factory->state->HttpRequestParser, self);
+    if (parser == NULL || read_transport(connection, transport) < 0) {
+        Py_XDECREF(parser);
         return NULL;
     }
+    if (connection->transport != NULL || connection->closing) {
+        Py_DECREF(parser);
+        PyErr_SetString(PyExc_RuntimeError, "the connection ended inside connection_made()");
+        return NULL;
+    }
+    connection->parser = parser;
+    connection->transport = Py_NewRef(transport);
     list_append(&factory->connections, &connection->all);
     factory->connection_count++;
     connection_start_idle_timer(connection);
@@ -141,7 +162,7 @@ static int
 connection_clear(PyObject *self)
 {
     Connection *connection = (Connection *)self;
-    connection->fd = -1;
+    connection_close_output(connection);
     connection->tail = NULL;
     connection->receiving = NULL;
     connection->head_open = false;

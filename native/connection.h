@@ -32,7 +32,7 @@ typedef struct {
     PyObject *scope_base;  /* scope_template() */
     PyObject *client;      /* (host, port) or None */
     PyObject *weak_list;
-    int fd;                /* -1: nothing may be written to the socket any more */
+    int fd;                /* the plain socket below the transport, or -1: there is none, or no more output */
     Link all;              /* Factory.connections */
     Link timer;            /* Factory.idle or Factory.lingering */
     int64_t deadline_ms;
@@ -67,6 +67,9 @@ typedef struct {
     bool reading_paused;
     bool input_ended; /* the peer has sent its last byte */
     bool running;     /* connection_run is on the stack */
+    bool feeding;     /* the parser is on the stack: the queue must not be torn down (an allocation can run any code) */
+    bool gone_pending; /* connection_gone() came while feeding */
+    bool lost_pending; /* connection_lost() came while feeding */
     bool resume_scheduled;
 
     /* out */
@@ -79,6 +82,8 @@ typedef struct {
     bool keep;        /* the connection outlives the current response */
     bool close_after; /* close once the output is gone */
     bool write_paused;
+    bool output_closed; /* nothing may be written any more */
+    bool flushing;    /* http1_flush is on the stack */
     bool handed_off;  /* the transport may hold output of ours */
     bool lingering;   /* our side is closed; input is read and dropped until the peer closes */
     bool closing;     /* close() or abort() was called on the transport */
@@ -89,6 +94,9 @@ extern PyType_Spec connection_spec;
 
 /* A connection for Factory.__call__; NULL with an exception. */
 PyObject *connection_new(Factory *factory);
+
+/* A connection whose reading is paused hears of nothing: asks the socket whether the peer is still there. */
+void connection_poll_paused(Connection *connection);
 
 /* Closes gracefully: output first. Errors are unraisable. May run Python. */
 void connection_close(Connection *connection);
@@ -126,7 +134,10 @@ void connection_gone(Connection *connection);
 /* Runs the queue (and parses what was held back) from the loop's next turn. */
 void connection_schedule_resume(Connection *connection);
 
-/* The keep-alive clock starts: nothing is due. */
+/* Nothing is due: the keep-alive clock starts, or a drain that is past its grace closes. */
+void connection_now_idle(Connection *connection);
+
+/* The keep-alive clock starts. */
 void connection_start_idle_timer(Connection *connection);
 
 /* Reads or stops reading, as the queue has room. */
@@ -138,7 +149,19 @@ void connection_call_transport(Connection *connection, PyObject *name);
 /* intake.c, for connection.c: asyncio.Protocol */
 PyObject *connection_data_received(PyObject *self, PyObject *data);
 
+/* No output from now on. */
+static inline void
+connection_close_output(Connection *connection)
+{
+    connection->fd = -1;
+    connection->output_closed = true;
+}
+
 /* ending.c, for connection.c and intake.c */
+
+/* The peer has sent its last byte and everything is parsed: what is incomplete stays so. May run Python. */
+void connection_input_over(Connection *connection);
+
 
 /* Drops the queue from *at on; `new_tail` is the last that stays, or NULL. May run Python. */
 void connection_drop_queue(Connection *connection, Cycle **at, Cycle *new_tail);

@@ -69,7 +69,7 @@ cycle_drop_request(Cycle *cycle)
     Py_CLEAR(cycle->headers);
     Py_CLEAR(cycle->client);
     Py_CLEAR(cycle->body);
-    Py_CLEAR(cycle->receive_futures);
+    futures_wake(cycle->factory->state, &cycle->receive_futures); /* never left waiting */
 }
 
 /* Whether the cycle's life is over: neither the wire nor the app is coming back. */
@@ -135,20 +135,19 @@ cycle_clear_free(Factory *factory)
 int
 cycle_feed_body(Cycle *cycle, PyObject *bytes)
 {
-    if (cycle->body == NULL) {
-        cycle->body = Py_NewRef(bytes);
-    }
-    else {
-        if (!PyList_CheckExact(cycle->body)) {
-            PyObject *list = PyList_New(1);
-            if (list == NULL)
-                return -1;
-            PyList_SET_ITEM(list, 0, cycle->body);
-            cycle->body = list;
-        }
-        if (PyList_Append(cycle->body, bytes) < 0)
+    if (cycle->body != NULL && !PyList_CheckExact(cycle->body)) {
+        PyObject *list = PyList_New(0); /* may run Python, and that may take the body */
+        if (list == NULL)
             return -1;
+        if (cycle->body != NULL && !PyList_CheckExact(cycle->body) && PyList_Append(list, cycle->body) == 0)
+            Py_SETREF(cycle->body, list);
+        else
+            Py_DECREF(list);
     }
+    if (cycle->body == NULL)
+        cycle->body = Py_NewRef(bytes);
+    else if (PyList_Append(cycle->body, bytes) < 0)
+        return -1;
     cycle->body_bytes += (size_t)PyBytes_GET_SIZE(bytes);
     futures_wake(cycle->factory->state, &cycle->receive_futures);
     return 0;
@@ -275,6 +274,7 @@ cycle_app_done(Cycle *cycle, PyObject *error)
     PyObject *outcome = finished ? state->names.outcome_done : state->names.outcome_gone;
     if (!finished && !cycle->disconnected)
         outcome = end_on_wire(cycle, error != NULL);
+    futures_wake(state, &cycle->receive_futures);
     if (error != NULL)
         report_error(cycle, error, outcome);
     Py_XDECREF(own_error);
@@ -311,7 +311,13 @@ static int
 cycle_clear(PyObject *self)
 {
     Cycle *cycle = (Cycle *)self;
-    cycle_drop_request(cycle);
+    Py_CLEAR(cycle->stream);
+    Py_CLEAR(cycle->method);
+    Py_CLEAR(cycle->target);
+    Py_CLEAR(cycle->headers);
+    Py_CLEAR(cycle->client);
+    Py_CLEAR(cycle->body);
+    Py_CLEAR(cycle->receive_futures);
     Py_CLEAR(cycle->next);
     Py_CLEAR(cycle->send);
     Py_CLEAR(cycle->receive);

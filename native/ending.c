@@ -52,7 +52,11 @@ drop_everything(Connection *connection)
 void
 connection_gone(Connection *connection)
 {
-    connection->fd = -1;
+    connection_close_output(connection);
+    if (connection->feeding) {
+        connection->gone_pending = true; /* the parser's callbacks are on the stack */
+        return;
+    }
     drop_everything(connection);
     writer_clear(&connection->out);
     futures_wake(connection->factory->state, &connection->write_futures);
@@ -62,6 +66,10 @@ void
 connection_close(Connection *connection)
 {
     const State *state = connection->factory->state;
+    if (connection->feeding) {
+        connection->close_after = true;
+        return;
+    }
     bool input_expected = connection->discarding && !connection->input_ended;
     drop_everything(connection);
     if (input_expected) {
@@ -69,8 +77,8 @@ connection_close(Connection *connection)
         connection->lingering = true;
         connection->deadline_ms = factory_now_ms() + LINGER_MS;
         list_append(&connection->factory->lingering, &connection->timer);
+        connection_close_output(connection);
         connection_call_transport(connection, state->names.write_eof);
-        connection->fd = -1;
         if (connection->reading_paused) {
             connection->reading_paused = false;
             connection_call_transport(connection, state->names.resume_reading);
@@ -78,7 +86,7 @@ connection_close(Connection *connection)
         return;
     }
     connection->closing = true;
-    connection->fd = -1;
+    connection_close_output(connection);
     list_remove(&connection->timer);
     connection_call_transport(connection, state->names.close);
 }
@@ -88,9 +96,36 @@ connection_abort(Connection *connection)
 {
     const State *state = connection->factory->state;
     connection->closing = true;
-    connection->fd = -1;
+    connection_close_output(connection);
     list_remove(&connection->timer);
     connection_call_transport(connection, state->names.abort);
+}
+
+/* Tells every request that its client will send no more. */
+static void
+tell_input_closed(Connection *connection)
+{
+    Cycle *cycle = connection->head;
+    Py_XINCREF(cycle);
+    while (cycle != NULL) {
+        cycle_input_closed(cycle);
+        Cycle *next = (Cycle *)Py_XNewRef(cycle->next);
+        Py_DECREF(cycle);
+        cycle = next;
+    }
+}
+
+void
+connection_input_over(Connection *connection)
+{
+    connection_drop_incoming(connection);
+    if (connection->receiving != NULL) {
+        /* RFC 9112 §8: an incomplete request; nobody can say what it was to be. */
+        connection->keep = false;
+        connection_abort(connection);
+        connection_gone(connection);
+    }
+    tell_input_closed(connection);
 }
 
 PyObject *
@@ -102,25 +137,14 @@ connection_eof_received(PyObject *self, PyObject *unused)
     if (connection->lingering || connection->closing)
         Py_RETURN_FALSE;
     Py_INCREF(connection);
-    connection_drop_incoming(connection);
-    if (connection->receiving != NULL) {
-        /* RFC 9112 §8: an incomplete request; nobody can say what it was to be. */
-        connection->keep = false;
-        connection_abort(connection);
-        connection_gone(connection);
-    }
-    Cycle *cycle = connection->head;
-    Py_XINCREF(cycle);
-    while (cycle != NULL) {
-        cycle_input_closed(cycle);
-        Cycle *next = (Cycle *)Py_XNewRef(cycle->next);
-        Py_DECREF(cycle);
-        cycle = next;
-    }
-    bool keep_open = connection->head != NULL || connection->unparsed != NULL;
+    if (connection->unparsed != NULL || connection->feeding)
+        tell_input_closed(connection); /* the rest is still to be parsed: connection_resume() */
+    else
+        connection_input_over(connection);
+    bool keep_open = connection->head != NULL || connection->unparsed != NULL || connection->feeding;
     if (!keep_open && !connection->closing) {
         connection->closing = true;
-        connection->fd = -1;
+        connection_close_output(connection);
         list_remove(&connection->timer);
     }
     connection_check(connection);
@@ -136,14 +160,18 @@ connection_lost(PyObject *self, PyObject *error)
     (void)error;
     if (connection->transport == NULL)
         Py_RETURN_NONE;
-    Py_INCREF(connection);
     connection->closing = true;
+    if (connection->feeding) {
+        connection->lost_pending = true; /* the parser's callbacks are on the stack */
+        Py_RETURN_NONE;
+    }
+    Py_INCREF(connection);
     list_remove(&connection->timer);
     list_remove(&connection->all);
     factory->connection_count--;
     PyObject *transport = connection->transport;
     PyObject *parser = connection->parser;
-    connection->fd = -1;
+    connection_close_output(connection);
     connection->transport = NULL;
     connection->parser = NULL;
     connection_gone(connection);

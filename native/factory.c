@@ -165,6 +165,17 @@ factory_call(PyObject *self, PyObject *args, PyObject *kwargs)
     return connection_new(factory);
 }
 
+/* Every open connection, as a new list: what is done to one may end others. NULL with MemoryError. */
+static PyObject *
+open_connections(Factory *factory)
+{
+    PyObject *list = PyList_New(0);
+    for (Link *link = factory->connections.next; list != NULL && link != &factory->connections; link = link->next)
+        if (PyList_Append(list, (PyObject *)LIST_OWNER(link, Connection, all)) < 0)
+            Py_CLEAR(list);
+    return list;
+}
+
 /* ---- ticked ---- */
 
 /* The first connection of a deadline list that is due, or NULL. New reference. */
@@ -193,6 +204,12 @@ factory_tick(PyObject *self, PyObject *unused)
         connection_abort(connection);
         Py_DECREF(connection);
     }
+    PyObject *list = open_connections(factory);
+    if (list == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++)
+        connection_poll_paused((Connection *)PyList_GET_ITEM(list, i));
+    Py_DECREF(list);
     Py_RETURN_NONE;
 }
 
@@ -245,26 +262,31 @@ factory_check_empty(Factory *factory)
         PyErr_WriteUnraisable((PyObject *)factory);
 }
 
-/* Closes every connection that has nothing to do; `young` spares those that never had a request. */
-static void
+/* Closes every connection that has nothing to do; `spare_young`: not those that never had a request. 0, or -1. */
+static int
 close_idle(Factory *factory, bool spare_young)
 {
-    Link *link = factory->connections.next;
-    while (link != &factory->connections) {
-        Connection *connection = LIST_OWNER(link, Connection, all);
-        link = link->next; /* closing only schedules connection_lost: the list stays as it is */
+    PyObject *list = open_connections(factory);
+    if (list == NULL)
+        return -1;
+    factory->closing_idle = true;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        Connection *connection = (Connection *)PyList_GET_ITEM(list, i);
         if (connection->closing || connection->lingering || (spare_young && !connection->served_any))
             continue;
         if (connection_is_idle(connection))
             connection_close(connection);
     }
+    Py_DECREF(list);
+    return 0;
 }
 
 static PyObject *
 factory_close_idle(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    close_idle((Factory *)self, false);
+    if (close_idle((Factory *)self, false) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -285,7 +307,8 @@ factory_drain(PyObject *self, PyObject *args, PyObject *kwargs)
     factory->draining = true;
     factory->on_empty = Py_NewRef(on_empty);
     if (grace_ms <= 0) {
-        close_idle(factory, true);
+        if (close_idle(factory, true) < 0)
+            return NULL;
         grace_ms = DRAIN_FIRST_REQUEST_MS;
     }
     if (schedule(factory, &later, grace_ms / 1000.0) < 0)
@@ -315,14 +338,15 @@ factory_abort(PyObject *self, PyObject *unused)
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(parked); i++)
         task_cancel((Parked *)PyList_GET_ITEM(parked, i));
     Py_DECREF(parked);
-    Link *link = factory->connections.next;
-    while (link != &factory->connections) {
-        Connection *connection = (Connection *)Py_NewRef(LIST_OWNER(link, Connection, all));
+    PyObject *list = open_connections(factory);
+    if (list == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        Connection *connection = (Connection *)PyList_GET_ITEM(list, i);
         connection_abort(connection);
         connection_gone(connection);
-        link = link->next; /* connection_lost comes from the loop, not from abort() */
-        Py_DECREF(connection);
     }
+    Py_DECREF(list);
     return PyLong_FromSsize_t(cut);
 }
 

@@ -48,6 +48,7 @@ typedef struct Factory {
     Py_ssize_t in_flight_count;
     uint64_t served;
     bool draining;
+    bool closing_idle; /* of a drain, the grace is over */
     bool closed;
     bool empty_scheduled;
     Pool pool;

@@ -297,20 +297,22 @@ wire_uncork(PyObject *stream)
     http1_uncork((Connection *)stream);
 }
 
-/* Whether the transport itself still has output of ours: then order demands that it takes all. */
+/* Whether the transport must take the output: there is no plain socket below it, or it still has output of ours. */
 static bool
-transport_has_output(Connection *connection)
+needs_transport(Connection *connection)
 {
     const State *state = connection->factory->state;
+    if (connection->fd < 0)
+        return true;
     if (!connection->handed_off)
         return false;
-    PyObject *size = call_method0(connection->transport, state->names.get_write_buffer_size);
+    PyObject *transport = Py_NewRef(connection->transport);
+    PyObject *size = call_method0(transport, state->names.get_write_buffer_size);
     Py_ssize_t waiting = size == NULL ? -1 : PyLong_AsSsize_t(size);
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(transport);
     Py_XDECREF(size);
-    if (PyErr_Occurred()) {
-        PyErr_WriteUnraisable(connection->transport);
-        return true;
-    }
+    Py_DECREF(transport);
     connection->handed_off = waiting != 0;
     return connection->handed_off;
 }
@@ -320,28 +322,27 @@ hand_to_transport(Connection *connection)
 {
     const State *state = connection->factory->state;
     PyObject *list = writer_take(&connection->out);
-    PyObject *transport = Py_NewRef(connection->transport);
-    PyObject *result = list == NULL ? NULL : call_method1(transport, state->names.writelines, list);
+    PyObject *transport = Py_XNewRef(connection->transport);
+    PyObject *result = NULL;
     connection->handed_off = true;
-    if (result == NULL)
+    if (list != NULL && transport != NULL)
+        result = call_method1(transport, state->names.writelines, list);
+    if (PyErr_Occurred())
         PyErr_WriteUnraisable(transport);
     Py_XDECREF(list);
     Py_XDECREF(result);
-    Py_DECREF(transport);
+    Py_XDECREF(transport);
 }
 
 static void
 send_output(Connection *connection)
 {
-    if (connection->fd < 0) {
+    bool by_transport = !connection->output_closed && needs_transport(connection);
+    if (connection->output_closed) {
         writer_clear(&connection->out);
         return;
     }
-    if (transport_has_output(connection)) {
-        hand_to_transport(connection);
-        return;
-    }
-    switch (writer_send(&connection->out, connection->fd)) {
+    switch (by_transport ? WRITER_PARTIAL : writer_send(&connection->out, connection->fd)) {
     case WRITER_SENT: break;
     case WRITER_PARTIAL: hand_to_transport(connection); break;
     case WRITER_BROKEN:
@@ -355,8 +356,6 @@ send_output(Connection *connection)
 static void
 send_before_open_head(Connection *connection)
 {
-    if (connection->head_mark.total == 0)
-        return;
     PyObject *head = writer_cut(&connection->out, connection->head_mark);
     if (head == NULL) {
         PyErr_WriteUnraisable((PyObject *)connection);
@@ -365,7 +364,8 @@ send_before_open_head(Connection *connection)
     }
     send_output(connection);
     connection->head_mark = writer_mark(&connection->out);
-    if (!connection->closing && writer_copy(&connection->out, PyBytes_AS_STRING(head), (size_t)PyBytes_GET_SIZE(head)) < 0)
+    if (!connection->output_closed &&
+        writer_copy(&connection->out, PyBytes_AS_STRING(head), (size_t)PyBytes_GET_SIZE(head)) < 0)
         PyErr_WriteUnraisable((PyObject *)connection);
     Py_DECREF(head);
 }
@@ -373,10 +373,19 @@ send_before_open_head(Connection *connection)
 void
 http1_flush(Connection *connection)
 {
-    if (connection->head_open)
-        send_before_open_head(connection);
-    else if (connection->out.block != NULL)
-        send_output(connection);
+    if (connection->flushing)
+        return; /* whoever flushes will see this output, too */
+    connection->flushing = true;
+    while (connection->out.block != NULL) {
+        if (!connection->head_open) {
+            send_output(connection);
+            continue;
+        }
+        if (connection->head_mark.total > 0)
+            send_before_open_head(connection);
+        break;
+    }
+    connection->flushing = false;
     if (connection->close_after && !connection->closing && !connection->lingering)
         connection_close(connection);
 }

@@ -3,12 +3,14 @@
  * httptools decides what is a request; what it cannot know is checked in request.c, whose callbacks only
  * record: the app never runs below feed_data. Parsing goes one slice ahead of the app and then waits for it.
  */
+#define _GNU_SOURCE /* POLLRDHUP */
 #include "connection.h"
 
 #include "head.h"
 #include "request.h"
 #include "scope.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 /* Bytes parsed at a time: what one connection can have parsed ahead of its running request. */
@@ -17,6 +19,8 @@
 /* A head that is still incomplete after this many bytes is refused (431). request.c counts exactly, but sees
  * a field only when it is complete. */
 #define HEAD_READ_BYTES 65600
+/* Read behind a request that is not done: up to this much, so that the end of the connection is still heard. */
+#define UNPARSED_LIMIT_BYTES 65536
 /* Chunk framing beyond 16 times the body it brings is bounded by this. */
 #define OVERHEAD_LIMIT_BYTES 65536
 /* How much of an unwanted request body is read to keep the connection. */
@@ -37,6 +41,15 @@ connection_call_transport(Connection *connection, PyObject *name)
         PyErr_WriteUnraisable(transport);
     Py_XDECREF(result);
     Py_DECREF(transport);
+}
+
+void
+connection_now_idle(Connection *connection)
+{
+    if (connection->factory->closing_idle && connection->unparsed == NULL)
+        connection->close_after = true; /* the grace of a drain is over */
+    else
+        connection_start_idle_timer(connection);
 }
 
 void
@@ -73,16 +86,44 @@ must_hold(const Connection *connection)
     return connection->head != NULL;
 }
 
+static size_t
+unparsed_bytes(const Connection *connection)
+{
+    return connection->unparsed == NULL
+               ? 0
+               : (size_t)(PyBytes_GET_SIZE(connection->unparsed) - connection->unparsed_at);
+}
+
 void
 connection_adjust_reading(Connection *connection)
 {
     const State *state = connection->factory->state;
-    bool pause = (connection->unparsed != NULL || (connection->receiving != NULL && must_hold(connection))) &&
+    bool pause = (unparsed_bytes(connection) > UNPARSED_LIMIT_BYTES ||
+                  (connection->receiving != NULL && must_hold(connection))) &&
                  !connection->lingering;
     if (pause == connection->reading_paused || connection->closing || connection->input_ended)
         return;
     connection->reading_paused = pause;
     connection_call_transport(connection, pause ? state->names.pause_reading : state->names.resume_reading);
+}
+
+void
+connection_poll_paused(Connection *connection)
+{
+    if (!connection->reading_paused || connection->fd < 0)
+        return;
+    struct pollfd ask = {.fd = connection->fd, .events = POLLRDHUP};
+    if (poll(&ask, 1, 0) <= 0)
+        return;
+    Py_INCREF(connection);
+    if (ask.revents & (POLLERR | POLLHUP)) {
+        connection_abort(connection);
+        connection_gone(connection);
+    }
+    else if (connection->head != NULL) {
+        cycle_input_closed(connection->head);
+    }
+    Py_DECREF(connection);
 }
 
 bool
@@ -204,6 +245,18 @@ within_limits(Connection *connection, Py_ssize_t length)
     return false;
 }
 
+/* What ended the connection while the parser was on the stack. */
+static void
+end_after_feeding(Connection *connection)
+{
+    connection->gone_pending = false;
+    connection_gone(connection);
+    if (!connection->lost_pending)
+        return;
+    connection->lost_pending = false;
+    Py_XDECREF(connection_lost((PyObject *)connection, Py_None));
+}
+
 /* Parses one slice. Returns how many bytes were taken, or -1: nothing more will be. */
 static Py_ssize_t
 feed_slice(Connection *connection, PyObject *data, const char *text, Py_ssize_t length)
@@ -214,6 +267,7 @@ feed_slice(Connection *connection, PyObject *data, const char *text, Py_ssize_t 
     connection->line_used = !between;
     connection->begun_in_slice = between ? 0 : 1;
     connection->feed_end = text + length;
+    connection->feeding = true;
     PyObject *slice = length == PyBytes_GET_SIZE(data) ? Py_NewRef(data)
                                                        : PyMemoryView_FromMemory((char *)text, length, PyBUF_READ);
     PyObject *result = NULL;
@@ -222,8 +276,15 @@ feed_slice(Connection *connection, PyObject *data, const char *text, Py_ssize_t 
         result = PyObject_Vectorcall(state->parser_feed, args, 2, NULL);
     }
     Py_XDECREF(slice);
+    connection->feeding = false;
     connection->feed_end = NULL;
     connection->line_at = NULL;
+    if (UNLIKELY(connection->lost_pending || connection->gone_pending)) {
+        Py_XDECREF(result);
+        PyErr_Clear();
+        end_after_feeding(connection);
+        return -1;
+    }
     if (result == NULL)
         return parser_stopped(connection);
     Py_DECREF(result);
@@ -241,6 +302,47 @@ is_finished(const Connection *connection)
            (connection->tail != NULL && !connection->tail->keep_alive && connection->receiving == NULL);
 }
 
+/* Keeps `first` from `at` on, then `second`, for later. Either may be NULL. An error ends the connection. */
+static void
+set_unparsed(Connection *connection, PyObject *first, Py_ssize_t at, PyObject *second)
+{
+    PyObject *rest;
+    if (second == NULL || PyBytes_GET_SIZE(second) == 0) {
+        rest = Py_NewRef(first);
+    }
+    else {
+        rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(first) + at, PyBytes_GET_SIZE(first) - at);
+        if (rest != NULL)
+            PyBytes_Concat(&rest, second);
+        at = 0;
+    }
+    if (rest == NULL) {
+        PyErr_WriteUnraisable((PyObject *)connection);
+        connection_abort(connection);
+        return;
+    }
+    Py_XSETREF(connection->unparsed, rest);
+    connection->unparsed_at = at;
+}
+
+/* The rest of `data`, in front of what came meanwhile (an app can call data_received). */
+static void
+hold_back(Connection *connection, PyObject *data, Py_ssize_t at)
+{
+    CHECK(connection->unparsed == NULL || connection->unparsed_at == 0);
+    set_unparsed(connection, data, at, connection->unparsed);
+}
+
+/* `data` behind what is held back already. */
+static void
+hold_later(Connection *connection, PyObject *data)
+{
+    if (connection->unparsed == NULL)
+        set_unparsed(connection, data, 0, NULL);
+    else
+        set_unparsed(connection, connection->unparsed, connection->unparsed_at, data);
+}
+
 /* Parses `data` (bytes) from `at` on and runs what it brings, holding back what the app is not ready for. */
 static void
 connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
@@ -249,9 +351,7 @@ connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
     Py_ssize_t end = PyBytes_GET_SIZE(data);
     while (at < end && !is_finished(connection)) {
         if (must_hold(connection)) {
-            CHECK(connection->unparsed == NULL);
-            connection->unparsed = Py_NewRef(data);
-            connection->unparsed_at = at;
+            hold_back(connection, data, at);
             break;
         }
         Py_ssize_t slice = connection->receiving != NULL ? BODY_SLICE_BYTES : SLICE_BYTES;
@@ -281,21 +381,11 @@ connection_data_received(PyObject *self, PyObject *data)
     if (connection->lingering || connection->closing || connection->transport == NULL)
         Py_RETURN_NONE;
     Py_INCREF(connection);
-    if (connection->unparsed != NULL || connection->running) {
-        /* Not read from a transport of ours, which is paused: keep the order all the same. */
-        PyObject *rest = connection->unparsed == NULL
-                             ? Py_NewRef(data)
-                             : PyBytes_FromStringAndSize(PyBytes_AS_STRING(connection->unparsed) + connection->unparsed_at,
-                                                         PyBytes_GET_SIZE(connection->unparsed) - connection->unparsed_at);
-        if (connection->unparsed != NULL && rest != NULL)
-            PyBytes_Concat(&rest, data);
-        if (rest == NULL) {
-            Py_DECREF(connection);
-            return NULL;
-        }
-        Py_XSETREF(connection->unparsed, rest);
-        connection->unparsed_at = 0;
-        connection_schedule_resume(connection);
+    if (connection->unparsed != NULL || connection->running || connection->feeding) {
+        hold_later(connection, data);
+        if (connection->running || connection->feeding)
+            connection_schedule_resume(connection);
+        connection_adjust_reading(connection);
     }
     else {
         http1_cork(connection);
@@ -351,12 +441,17 @@ connection_resume(PyObject *self, PyObject *unused)
     connection_run(connection);
     PyObject *data = connection->unparsed;
     if (data != NULL && !must_hold(connection)) {
+        Py_ssize_t at = connection->unparsed_at;
         connection->unparsed = NULL;
-        connection_feed(connection, data, connection->unparsed_at);
+        connection->unparsed_at = 0;
+        connection_feed(connection, data, at);
         Py_DECREF(data);
     }
-    if (connection->input_ended && connection->head == NULL && connection->unparsed == NULL)
-        connection->close_after = true;
+    if (connection->input_ended && connection->unparsed == NULL && !connection->closing) {
+        connection_input_over(connection);
+        if (connection->head == NULL)
+            connection->close_after = true;
+    }
     http1_uncork(connection);
     connection_adjust_reading(connection);
     connection_check(connection);
@@ -407,7 +502,7 @@ connection_response_done(Connection *connection, Cycle *cycle)
     if (connection->close_after)
         return;
     if (connection->head == NULL && connection->incoming == NULL && !connection->discarding)
-        connection_start_idle_timer(connection);
+        connection_now_idle(connection);
     if (!connection->running &&
         (connection->head != NULL || connection->unparsed != NULL || connection->reject_status != 0 ||
          connection->input_ended || connection->reading_paused))

@@ -14,6 +14,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -94,7 +95,8 @@
     X(schema, "schema")                                                                            \
     X(query, "query")                                                                              \
     X(feed_data, "feed_data")                                                                      \
-    X(context, "context")
+    X(context, "context")                                                                          \
+    X(ssl_object, "ssl_object")
 
 typedef struct {
     /* types */

@@ -116,7 +116,7 @@ parked_step(Parked *parked, PyObject *error, PyObject **result)
         error_restore(pending);
         Py_DECREF(stream);
     }
-    Py_DECREF(cycle);
+    cycle_release(cycle);
     return outcome;
 }
 

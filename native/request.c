@@ -104,6 +104,14 @@ refuse_request(Connection *connection, int status, const char *reason)
     return NULL;
 }
 
+/* A callback that httptools would not have made: someone else called it. */
+static PyObject *
+out_of_order(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "a parser callback out of order");
+    return NULL;
+}
+
 /* ---- the head ---- */
 
 /* Where the next request's line stands, if this slice tells: behind the head and body of the last one. */
@@ -126,6 +134,8 @@ request_on_message_begin(PyObject *self, PyObject *unused)
 {
     Connection *connection = (Connection *)self;
     (void)unused;
+    if (!connection->feeding)
+        return out_of_order();
     if (connection->continuing)
         Py_RETURN_NONE; /* no request: the body of the last one, given to the parser anew */
     if (connection->line_used)
@@ -142,7 +152,8 @@ request_on_message_begin(PyObject *self, PyObject *unused)
     connection->connection_upgrade = false;
     connection->connection_close = false;
     connection->connection_keep_alive = false;
-    CHECK(connection->incoming == NULL);
+    if (connection->incoming != NULL)
+        return out_of_order();
     connection->incoming = cycle_new(connection->factory, &http1_wire, self);
     if (connection->incoming == NULL)
         return NULL;
@@ -167,7 +178,8 @@ request_on_url(PyObject *self, PyObject *url)
     Cycle *cycle = connection->incoming;
     if (connection->continuing)
         Py_RETURN_NONE;
-    CHECK(cycle != NULL && PyBytes_CheckExact(url));
+    if (cycle == NULL || !PyBytes_CheckExact(url))
+        return out_of_order();
     if (count_head_bytes(connection, PyBytes_GET_SIZE(url), 414) < 0)
         return NULL;
     if (cycle->target == NULL) {
@@ -251,8 +263,8 @@ request_on_header(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     Connection *connection = (Connection *)self;
     Cycle *cycle = connection->incoming;
-    CHECK(count == 2 && PyBytes_CheckExact(args[0]) && PyBytes_CheckExact(args[1]));
-    (void)count;
+    if (count != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]))
+        return out_of_order();
     if (cycle == NULL)
         Py_RETURN_NONE; /* a trailer: dropped (RFC 9110 §6.5.1), never merged into the fields */
     if (count_head_bytes(connection, PyBytes_GET_SIZE(args[0]) + PyBytes_GET_SIZE(args[1]) + 4, 431) < 0)
@@ -359,7 +371,8 @@ request_on_headers_complete(PyObject *self, PyObject *unused)
     (void)unused;
     if (connection->continuing)
         Py_RETURN_NONE;
-    CHECK(cycle != NULL && cycle->target != NULL);
+    if (cycle == NULL || cycle->target == NULL || connection->parser == NULL)
+        return out_of_order();
     if (read_line(connection, cycle) < 0 || check_head(connection, cycle) < 0)
         return NULL;
     /* RFC 9112 §9.3 */
@@ -391,8 +404,10 @@ request_upgrade_ignored(PyObject *self)
     if (head == NULL)
         return NULL;
     connection->continuing = true;
+    connection->feeding = true;
     PyObject *result = call_method1(connection->parser, state->names.feed_data, head);
     connection->continuing = false;
+    connection->feeding = false;
     Py_DECREF(head);
     return result;
 }
@@ -404,6 +419,8 @@ request_on_body(PyObject *self, PyObject *body)
 {
     Connection *connection = (Connection *)self;
     Cycle *cycle = connection->receiving;
+    if (!PyBytes_CheckExact(body))
+        return out_of_order();
     connection->body_overhead -= 17 * (int64_t)PyBytes_GET_SIZE(body); /* itself, and leave for sixteen more */
     if (cycle == NULL)
         Py_RETURN_NONE; /* answered already */
@@ -423,7 +440,7 @@ request_discarded(PyObject *self)
         return;
     connection->discarding = false;
     if (connection->head == NULL && !connection->close_after)
-        connection_start_idle_timer(connection);
+        connection_now_idle(connection);
 }
 
 PyObject *

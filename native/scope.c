@@ -154,6 +154,15 @@ done:
     return result;
 }
 
+/* scope[key] = value, which is stolen and may be NULL with an exception. 0, or -1. */
+static int
+set_own(PyObject *scope, PyObject *key, PyObject *value)
+{
+    int set = value == NULL ? -1 : PyDict_SetItem(scope, key, value);
+    Py_XDECREF(value);
+    return set;
+}
+
 PyObject *
 scope_build(Cycle *cycle, PyObject *scope_base)
 {
@@ -169,22 +178,17 @@ scope_build(Cycle *cycle, PyObject *scope_base)
     if (PyDict_SetItem(scope, state->names.method, cycle->method) < 0 ||
         PyDict_SetItem(scope, state->names.headers, cycle->headers) < 0)
         goto fail;
-    PyObject *extensions = PyDict_New(); /* an app may write to it */
-    int set = extensions == NULL ? -1 : PyDict_SetItem(scope, state->names.extensions, extensions);
-    Py_XDECREF(extensions);
-    if (set < 0)
+    /* An app may write to them. */
+    if (set_own(scope, state->names.extensions, PyDict_New()) < 0 ||
+        set_own(scope, state->names.asgi, PyDict_Copy(factory->asgi)) < 0)
         goto fail;
     if (query != state->empty_bytes && PyDict_SetItem(scope, state->names.query_string, query) < 0)
         goto fail;
     if (cycle->version_10 && PyDict_SetItem(scope, state->names.http_version, state->names.version_10) < 0)
         goto fail;
-    if (factory->lifespan_state != NULL) {
-        PyObject *copy = PyDict_Copy(factory->lifespan_state);
-        set = copy == NULL ? -1 : PyDict_SetItem(scope, state->names.state, copy);
-        Py_XDECREF(copy);
-        if (set < 0)
-            goto fail;
-    }
+    if (factory->lifespan_state != NULL &&
+        set_own(scope, state->names.state, PyDict_Copy(factory->lifespan_state)) < 0)
+        goto fail;
     Py_DECREF(raw_path);
     Py_DECREF(query);
     return scope;

@@ -260,23 +260,32 @@ segment_object(const Block *block, const Segment *segment)
     return rest;
 }
 
+/* Gives a block back whose output is gone. */
+static void
+block_release(Pool *pool, Block *block)
+{
+    for (int i = 0; i < block->segments; i++)
+        Py_CLEAR(block->segment[i].owner);
+    pool_give(pool, block);
+}
+
 PyObject *
 writer_take(Writer *writer)
 {
+    /* Off the writer first: an allocation can run any code, and that can write. */
     Block *block = writer->block;
     int segments = block == NULL ? 0 : block->segments;
-    PyObject *list = PyList_New(segments);
-    if (list == NULL)
-        return NULL;
-    for (int i = 0; i < segments; i++) {
+    writer->block = NULL;
+    writer->total = 0;
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list != NULL && i < segments; i++) {
         PyObject *part = segment_object(block, &block->segment[i]);
-        if (part == NULL) {
-            Py_DECREF(list);
-            return NULL;
-        }
-        PyList_SET_ITEM(list, i, part);
+        if (part == NULL || PyList_Append(list, part) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(part);
     }
-    writer_clear(writer);
+    if (block != NULL)
+        block_release(writer->pool, block);
     return list;
 }
 
@@ -288,7 +297,5 @@ writer_clear(Writer *writer)
         return;
     writer->block = NULL;
     writer->total = 0;
-    for (int i = 0; i < block->segments; i++)
-        Py_CLEAR(block->segment[i].owner);
-    pool_give(writer->pool, block);
+    block_release(writer->pool, block);
 }

@@ -125,15 +125,15 @@ async def _echo(scope: Scope, receive: Receive, send: Send, tally: Tally) -> Non
     """Each part of the body goes back as it comes; none is kept."""
     headers = [*OPAQUE_HEADERS]
     headers += [(name, value) for name, value in scope["headers"] if name == b"content-length"]
+    message = await receive()  # first: a client that waits for 100-continue gets it here
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return  # the client went in the middle: there is nobody to end the response for
+    while message["type"] == "http.request":
         more = message.get("more_body", False)
         await send({"type": "http.response.body", "body": message.get("body", b""), "more_body": more})
         if not more:
             return
+        message = await receive()
+    # The client went in the middle: there is nobody to end the response for.
 
 
 async def _stream(scope: Scope, receive: Receive, send: Send, tally: Tally) -> None:

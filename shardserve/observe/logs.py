@@ -178,11 +178,18 @@ def is_disconnect(error: BaseException) -> bool:
     A framework may wrap the error (``raise … from``), fail while it handles it, or gather it in
     an exception group; a group counts when every member does, else a real bug would hide in it.
     """
+    return _comes_of_disconnect(error, set())
+
+
+def _comes_of_disconnect(error: BaseException, seen: set[int]) -> bool:
+    """``seen``: the groups that are being looked at. A group can be the context of its own member."""
     for one in tracebacks.chain(error):
         if isinstance(one, ClientDisconnected):
             return True
-        if isinstance(one, BaseExceptionGroup) and all(is_disconnect(member) for member in one.exceptions):
-            return True
+        if isinstance(one, BaseExceptionGroup) and id(one) not in seen:
+            inside = seen | {id(one)}
+            if all(_comes_of_disconnect(member, inside) for member in one.exceptions):
+                return True
     return False
 
 

@@ -64,7 +64,7 @@ def uvicorn(log: Path) -> Iterator[int]:
     command = [sys.executable, "-m", "uvicorn", "probe:app", "--port", "0", "--app-dir", str(APPS)]
     errors = log.with_suffix(".err")
     with log.open("wb") as out, errors.open("wb") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=clean_environment())
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=clean_environment(), cwd=log.parent)
     try:
         found = until(lambda: re.search(r"running on http://127.0.0.1:(\d+)", errors.read_text()), "uvicorn")
         yield int(found[1])

@@ -15,12 +15,17 @@ from shardserve import _native
 
 STUB = ast.parse((Path(shardserve.__file__).parent / "_native.pyi").read_text())
 
-IMPLEMENTS = {
-    "Connection": set(
-        "connection_made data_received eof_received connection_lost pause_writing resume_writing"
-        " on_message_begin on_url on_header on_headers_complete on_body on_message_complete".split()
-    )
+ASYNCIO = {"connection_made", "data_received", "eof_received", "connection_lost"}
+ASYNCIO |= {"pause_writing", "resume_writing"}
+HTTPTOOLS = {
+    "on_message_begin",
+    "on_url",
+    "on_header",
+    "on_headers_complete",
+    "on_body",
+    "on_message_complete",
 }
+IMPLEMENTS = {"Connection": ASYNCIO | HTTPTOOLS}
 """Methods that a class has for asyncio and httptools, which the stub leaves to their protocols."""
 
 REQUIRED = {"loop", "context", "state", "on_app_error", "on_reject"}
