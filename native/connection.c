@@ -196,6 +196,23 @@ connection_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* For people who look at a stuck worker. */
+static PyObject *
+connection_repr(PyObject *self)
+{
+    const Connection *connection = (Connection *)self;
+    const Cycle *head = connection->head;
+    Py_ssize_t unparsed = connection->unparsed == NULL ? 0 : PyBytes_GET_SIZE(connection->unparsed) - connection->unparsed_at;
+    return PyUnicode_FromFormat("<Connection of %S fd %d%s%s%s%s%s%s%s%s, %zd bytes unparsed, %zd unsent, response %d>",
+                                connection->client == NULL ? Py_None : connection->client, connection->fd,
+                                head == NULL ? " idle" : head->started ? " busy" : " queued",
+                                connection->incoming != NULL ? " head" : "", connection->receiving != NULL ? " body" : "",
+                                connection->discarding ? " discarding" : "", connection->reading_paused ? " paused" : "",
+                                connection->input_ended ? " half-closed" : "", connection->lingering ? " lingering" : "",
+                                connection->transport == NULL ? " lost" : connection->closing ? " closing" : "", unparsed,
+                                (Py_ssize_t)connection->out.total, head == NULL ? 0 : (int)head->response);
+}
+
 static PyMethodDef connection_methods[] = {
     {"connection_made", connection_made, METH_O, "asyncio.Protocol: the transport is there."},
     {"data_received", connection_data_received, METH_O, "asyncio.Protocol: bytes from the client."},
@@ -221,6 +238,7 @@ static PyType_Slot connection_slots[] = {
     {Py_tp_dealloc, connection_dealloc},
     {Py_tp_traverse, connection_traverse},
     {Py_tp_clear, connection_clear},
+    {Py_tp_repr, connection_repr},
     {Py_tp_methods, connection_methods},
     {Py_tp_members, connection_members},
     {Py_tp_doc, "One HTTP/1.1 connection. Made by ProtocolFactory only."},

@@ -47,6 +47,7 @@ typedef struct {
     size_t head_bytes;     /* of an incomplete head, counted by slices */
     size_t field_bytes;    /* of the incoming head, counted by fields */
     int64_t body_overhead; /* chunk framing and trailers beyond the body bytes they brought */
+    int64_t body_received; /* of the request being received */
     int64_t content_length; /* of the incoming request, -1: none */
     int host_count;
     int begun_in_slice;    /* requests that began in the slice being parsed */
@@ -113,11 +114,17 @@ extern const Wire http1_wire;
 /* Sends what is gathered; closes if that was the last. May run Python. */
 void http1_flush(Connection *connection);
 
-/* asyncio.Protocol */
+/* asyncio.Protocol: the transport's buffer is full: send() waits. */
 PyObject *http1_pause_writing(PyObject *self, PyObject *unused);
+
+/* asyncio.Protocol: it has room again. May run Python. */
 PyObject *http1_resume_writing(PyObject *self, PyObject *unused);
 
+
+/* Between these two, output is only gathered; they nest. */
 void http1_cork(Connection *connection);
+
+/* The last one sends. May run Python. */
 void http1_uncork(Connection *connection);
 
 /* Writes a whole response of our own, `reason` as its body, and leaves the rest to the caller. */
@@ -169,8 +176,10 @@ void connection_drop_queue(Connection *connection, Cycle **at, Cycle *new_tail);
 /* Drops a request whose head is still being parsed. */
 void connection_drop_incoming(Connection *connection);
 
-/* asyncio.Protocol */
+/* asyncio.Protocol: the peer has sent its last byte. True: keep the connection, there is something to answer. */
 PyObject *connection_eof_received(PyObject *self, PyObject *unused);
+
+/* asyncio.Protocol: the end. */
 PyObject *connection_lost(PyObject *self, PyObject *error);
 
 /* Ends with CHECKs of everything that must hold between two calls. */

@@ -15,7 +15,6 @@
 
 /* Bytes parsed at a time: what one connection can have parsed ahead of its running request. */
 #define SLICE_BYTES 16384
-#define BODY_SLICE_BYTES 262144
 /* A head that is still incomplete after this many bytes is refused (431). request.c counts exactly, but sees
  * a field only when it is complete. */
 #define HEAD_READ_BYTES 65600
@@ -235,9 +234,9 @@ within_limits(Connection *connection, Py_ssize_t length)
         return false;
     }
     /* Bytes of chunk framing count, body bytes were taken off sixteenfold: one-byte chunks pass, an endless chunk
-     * extension or trailer does not. */
+     * extension or trailer does not, however much body came before. */
     connection->body_overhead += length;
-    if (connection->receiving == NULL && !connection->discarding)
+    if ((connection->receiving == NULL && !connection->discarding) || connection->body_overhead < 0)
         connection->body_overhead = 0;
     if (connection->body_overhead <= OVERHEAD_LIMIT_BYTES)
         return true;
@@ -302,6 +301,16 @@ is_finished(const Connection *connection)
            (connection->tail != NULL && !connection->tail->keep_alive && connection->receiving == NULL);
 }
 
+/* How much to parse next: a body of known length in one piece, else little enough to stay close to the app. */
+static Py_ssize_t
+slice_length(const Connection *connection, Py_ssize_t available)
+{
+    Py_ssize_t length = SLICE_BYTES;
+    if (connection->receiving != NULL && connection->content_length - connection->body_received > length)
+        length = (Py_ssize_t)(connection->content_length - connection->body_received);
+    return length < available ? length : available;
+}
+
 /* Keeps `first` from `at` on, then `second`, for later. Either may be NULL. An error ends the connection. */
 static void
 set_unparsed(Connection *connection, PyObject *first, Py_ssize_t at, PyObject *second)
@@ -354,9 +363,7 @@ connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
             hold_back(connection, data, at);
             break;
         }
-        Py_ssize_t slice = connection->receiving != NULL ? BODY_SLICE_BYTES : SLICE_BYTES;
-        if (slice > end - at)
-            slice = end - at;
+        Py_ssize_t slice = slice_length(connection, end - at);
         slice = feed_slice(connection, data, text + at, slice);
         connection_run(connection);
         if (slice < 0)

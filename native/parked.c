@@ -100,7 +100,6 @@ parked_step(Parked *parked, PyObject *error, PyObject **result)
         cycle->wire->cork(stream);
     parked->executing = true;
     PySendResult outcome = step_in_context(state, coroutine, context, error, result);
-    parked->executing = false;
     Py_DECREF(coroutine);
     Py_DECREF(context);
     if (outcome == PYGEN_NEXT) {
@@ -110,6 +109,7 @@ parked_step(Parked *parked, PyObject *error, PyObject **result)
         Py_CLEAR(*result);
         outcome = parked_app_done(parked, outcome == PYGEN_ERROR, error == NULL, result);
     }
+    parked->executing = false;
     if (stream != NULL) {
         PyObject *pending = error_take();
         cycle->wire->uncork(stream);

@@ -36,6 +36,11 @@ static const char *const COMMON_FIELDS[] = {
 
 static const char *const METHODS[] = {"GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"};
 
+static const char *const OTHER_PROTOCOLS[] = {
+    "SOURCE", "DESCRIBE", "ANNOUNCE", "SETUP",         "PLAY",          "PAUSE",
+    "TEARDOWN", "GET_PARAMETER", "SET_PARAMETER", "REDIRECT", "RECORD", "FLUSH",
+};
+
 /* "x-request-id" -> "X-Request-Id". New bytes; NULL with MemoryError. */
 static PyObject *
 title_case(PyObject *lower)
@@ -145,6 +150,7 @@ request_on_message_begin(PyObject *self, PyObject *unused)
     connection->head_bytes = 0;
     connection->field_bytes = 0;
     connection->body_overhead = 0;
+    connection->body_received = 0;
     connection->host_count = 0;
     connection->content_length = -1;
     connection->chunked = false;
@@ -314,7 +320,16 @@ read_line_from_parser(Connection *connection, Cycle *cycle)
         return -1;
     }
     cycle->method = method_name(state, PyObject_Vectorcall(state->parser_method, &connection->parser, 1, NULL));
-    return cycle->method == NULL ? -1 : 0;
+    if (cycle->method == NULL)
+        return -1;
+    /* llhttp also speaks RTSP and ICE, with methods that it allows there alone, and has no way to say so. */
+    for (size_t i = 0; i < sizeof(OTHER_PROTOCOLS) / sizeof(OTHER_PROTOCOLS[0]); i++) {
+        if (PyUnicode_CompareWithASCIIString(cycle->method, OTHER_PROTOCOLS[i]) == 0) {
+            refuse_request(connection, 400, head_reason(400));
+            return -1;
+        }
+    }
+    return 0;
 }
 
 /* Version and method: from the bytes themselves where we know where they stand. 0, or -1. */
@@ -421,6 +436,7 @@ request_on_body(PyObject *self, PyObject *body)
     Cycle *cycle = connection->receiving;
     if (!PyBytes_CheckExact(body))
         return out_of_order();
+    connection->body_received += PyBytes_GET_SIZE(body);
     connection->body_overhead -= 17 * (int64_t)PyBytes_GET_SIZE(body); /* itself, and leave for sixteen more */
     if (cycle == NULL)
         Py_RETURN_NONE; /* answered already */

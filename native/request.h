@@ -8,11 +8,22 @@
 
 #include "native.h"
 
+/* The first byte of a request. */
 PyObject *request_on_message_begin(PyObject *self, PyObject *unused);
+
+/* The request target, or a part of it. */
 PyObject *request_on_url(PyObject *self, PyObject *url);
+
+/* One field, or a trailer. */
 PyObject *request_on_header(PyObject *self, PyObject *const *args, Py_ssize_t count);
+
+/* The empty line: the request joins the queue, or is refused. */
 PyObject *request_on_headers_complete(PyObject *self, PyObject *unused);
+
+/* Body bytes. */
 PyObject *request_on_body(PyObject *self, PyObject *body);
+
+/* The last byte of a request. */
 PyObject *request_on_message_complete(PyObject *self, PyObject *unused);
 
 /* The parser stopped at an Upgrade that we ignore: gives it the body's framing anew, so that it reads the body. New

@@ -65,7 +65,10 @@ int writer_copy(Writer *writer, const char *data, size_t length);
 /* Appends a bytes object: copied if short, else a new reference is kept. 0, or -1 with MemoryError. */
 int writer_body(Writer *writer, PyObject *bytes);
 
+/* The present end of the output. */
 WriterMark writer_mark(const Writer *writer);
+
+/* Drops everything behind `mark`. */
 void writer_rollback(Writer *writer, WriterMark mark);
 
 /* The arena bytes behind `mark` as new bytes, removed from the output; NULL with MemoryError. */
@@ -82,6 +85,7 @@ PyObject *writer_take(Writer *writer);
 /* Drops the output. */
 void writer_clear(Writer *writer);
 
+/* Frees the spare blocks. */
 void pool_clear(Pool *pool);
 
 #endif

@@ -7,6 +7,7 @@
 # It never touches the normal build: everything happens in a copy of the tree under .build/asan. Fails when a
 # test fails, and when a sanitizer or a CHECK reports anything anywhere, also in a process that a test started.
 set -euo pipefail
+trap '[ $? -eq 0 ] || echo "== failed"' EXIT
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${PYTHON:-$root/.venv/bin/python}
@@ -70,7 +71,7 @@ found=$(cat "$reports"/asan.* "$reports"/ubsan.* 2>/dev/null | grep -cE 'ERROR: 
 if [ "$found" -gt 0 ]; then
     echo
     echo "== the sanitizers reported $found times; the first of each kind:"
-    cat "$reports"/asan.* "$reports"/ubsan.* | grep -hE 'ERROR: |runtime error:|#[0-9]+ .*native/[a-z0-9]+\.[ch]' |
+    { cat "$reports"/asan.* "$reports"/ubsan.* 2>/dev/null || true; } | grep -hE 'ERROR: |runtime error:|#[0-9]+ .*native/[a-z0-9]+\.[ch]' |
         sed -E 's/^==[0-9]+==//; s/0x[0-9a-f]+/0x…/g; s/T0\).*/T0)/' | sort | uniq -c | sort -rn | head -40
     status=1
 fi

@@ -129,8 +129,8 @@ def test_chaos(serve, seed):
     elif seed % 3 == 1:
         emptied: list[int] = []
         server.call(lambda: server.factory.drain(lambda: emptied.append(1)))
-        until(lambda: emptied, "the drain to end", 2)
-    until(lambda: server.factory.connections == 0, "connections to go", 2)
+        until(lambda: server.call(server.factory.tick) or emptied, "the drain to end", 2)
+    until(lambda: server.call(server.factory.tick) or server.factory.connections == 0, "connections to go", 2)
     until(lambda: server.factory.in_flight == 0, "requests to end", 2)
     server.errors.clear()
     server.rejects.clear()
