@@ -276,7 +276,9 @@ cycle_app_done(Cycle *cycle, PyObject *error)
         outcome = end_on_wire(cycle, error != NULL);
     futures_wake(state, &cycle->receive_futures);
     if (error != NULL)
-        report_error(cycle, error, outcome);
+        report_error(cycle, error, factory->aborted && PyErr_GivenExceptionMatches(error, state->CancelledError)
+                                       ? state->names.outcome_aborted
+                                       : outcome);
     Py_XDECREF(own_error);
     cycle_release(cycle); /* the list's */
     if (UNLIKELY(factory->draining))

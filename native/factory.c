@@ -25,6 +25,15 @@ factory_now_ms(void)
 
 /* ---- made ---- */
 
+/* Fields that only the server may write. */
+static bool
+is_framing(const char *name, size_t length)
+{
+    return (length == 14 && chars_equal_lower(name, "content-length", 14)) ||
+           (length == 17 && chars_equal_lower(name, "transfer-encoding", 17)) ||
+           (length == 10 && chars_equal_lower(name, "connection", 10));
+}
+
 /* Appends "name: value" CRLF of one (bytes, bytes) item to *encoded. 0, or -1 with *encoded cleared. */
 static int
 encode_field(PyObject **encoded, PyObject *item)
@@ -36,7 +45,8 @@ encode_field(PyObject **encoded, PyObject *item)
         PyErr_SetString(PyExc_TypeError, "headers must be a list of (bytes, bytes)");
     }
     else if (PyArg_ParseTuple(item, "y#y#", &name, &name_length, &value, &value_length)) {
-        if (!chars_is_token(name, (size_t)name_length) || !chars_is_field_value(value, (size_t)value_length))
+        if (!chars_is_token(name, (size_t)name_length) || !chars_is_field_value(value, (size_t)value_length) ||
+            is_framing(name, (size_t)name_length))
             PyErr_Format(PyExc_ValueError, "header %R cannot go on the wire", item);
         else
             line = PyBytes_FromStringAndSize(NULL, name_length + value_length + 4);
@@ -325,6 +335,7 @@ factory_abort(PyObject *self, PyObject *unused)
     Factory *factory = (Factory *)self;
     Py_ssize_t cut = factory->in_flight_count;
     (void)unused;
+    factory->aborted = true;
     PyObject *parked = PyList_New(0);
     if (parked == NULL)
         return NULL;

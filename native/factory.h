@@ -49,6 +49,7 @@ typedef struct Factory {
     uint64_t served;
     bool draining;
     bool closing_idle; /* of a drain, the grace is over */
+    bool aborted; /* abort() cancelled what ran */
     bool closed;
     bool empty_scheduled;
     Pool pool;

@@ -66,6 +66,7 @@
     X(outcome_cut, "connection closed early")                                                      \
     X(outcome_done, "response already sent")                                                       \
     X(outcome_gone, "client gone")                                                                 \
+    X(outcome_aborted, "cut by the server")                                                        \
     X(get_extra_info, "get_extra_info")                                                            \
     X(get_write_buffer_size, "get_write_buffer_size")                                              \
     X(socket, "socket")                                                                            \

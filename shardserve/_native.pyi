@@ -47,7 +47,8 @@ class ProtocolFactory:
         ``state``: the lifespan state, shallow-copied into every scope; None leaves the key out.
         ``headers``: sent with every response, in wire case.
         ``on_app_error(error, method, target, client, outcome)``: the app failed; ``outcome`` is
-        what the client got ("500 sent", "connection closed early").
+        what the client got: "500 sent", "connection closed early", "response already sent",
+        "client gone", or, for a request that ``abort()`` cancelled, "cut by the server".
         ``on_reject(status, reason, client)``: a request that never reached the app.
         ``access(client, method, target, http_version, status)``: one finished response; ``target``
         is the raw request target.

@@ -28,7 +28,7 @@ def run(app: str, **settings: object) -> None:
     config = from_keywords(app, settings, os.environ)
     if not config.app:
         raise ConfigError("app is empty; give an import string, such as 'main:app'")
-    from ..master.supervisor import serve
+    from ..master.serve import serve
 
     code = serve(config)
     if code:

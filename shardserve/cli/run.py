@@ -28,6 +28,6 @@ def run(ctx: click.Context, /, **_: object) -> None:
     config = config_of(ctx, loader.read())
     if not config.app:
         raise click.UsageError(_NO_APP, ctx)
-    from ..master.supervisor import serve
+    from ..master.serve import serve
 
     ctx.exit(serve(config, reload_config=loader.reload))

@@ -14,9 +14,6 @@ on a worker, and knows nothing of HTTP.
     QUIT           both at once
     HUP            rolling reload, one slot at a time, old worker drained once the new one is ready
     TTIN, TTOU     one worker more, one less (never below one)
-
-Exit codes: 0 stopped on request, 1 an address cannot be had, 2 the configuration is wrong, 3 the app
-did not start (``errors.py``).
 """
 
 from __future__ import annotations
@@ -31,9 +28,10 @@ from enum import IntEnum
 
 from .. import control
 from ..config.model import Config, to_json
-from ..errors import AppImportError, LifespanError, ShardserveError, StartupError
+from ..errors import AppImportError, LifespanError, ShardserveError
 from ..net import listeners as net
-from . import affinity, banner, reload, slots
+from ..observe import logs
+from . import reload, slots
 from .affinity import Cores
 from .reload import Reload, ReloadConfig
 from .signals import Signals
@@ -44,58 +42,6 @@ from .spawn import WORKER_COMMAND, Worker, describe_exit, start_worker
 STUCK_KILL_S = 30.0
 
 log = logging.getLogger("shardserve.master")
-
-
-def serve(
-    config: Config,
-    reload_config: ReloadConfig | None = None,
-    *,
-    worker_command: Sequence[str] = WORKER_COMMAND,
-) -> int:
-    """Run the server until it is told to stop; returns the exit code. Call it from the main thread.
-
-    ``reload_config`` is asked for a fresh Config at HUP; without it a reload renews only the code.
-    ``worker_command`` starts a worker; the control pipe's descriptor is appended to it.
-    """
-    _configure_logs(config)
-    try:
-        with Signals() as signals:
-            return _serve(config, reload_config, signals, worker_command)
-    except StartupError as error:
-        log.critical("%s", error)
-        return error.exit_code
-
-
-def _serve(
-    config: Config, reload_config: ReloadConfig | None, signals: Signals, worker_command: Sequence[str]
-) -> int:
-    note, low_limit = banner.raise_descriptor_limit()
-    usable = affinity.usable()
-    workers = config.workers or usable.workers
-    binds = net.wanted(config)
-    cores = usable.spread(workers, seed=f"{socket.gethostname()} {', '.join(map(str, binds))}")
-    listeners = net.Listeners(binds, slots=workers, backlog=config.backlog)
-    try:
-        for line in banner.lines(listeners.urls, workers, cores if config.affinity else None):
-            log.info("%s", line)
-        crowded = banner.crowding_warning(workers, cores) if config.affinity else None
-        for warning in (net.backlog_warning(config.backlog), crowded, low_limit):
-            if warning:
-                log.warning("%s", warning)
-        if note:
-            log.debug("%s", note)
-        supervisor = Supervisor(
-            config, listeners, cores, signals, reload_config=reload_config, worker_command=worker_command
-        )
-        return supervisor.run(workers)
-    finally:
-        listeners.close()
-
-
-def _configure_logs(config: Config) -> None:
-    from ..observe import logs
-
-    logs.configure(config)
 
 
 class Phase(IntEnum):
@@ -376,7 +322,7 @@ class Supervisor:
         """A worker is ready with it, so it can be what a respawned worker gets."""
         if rolling.generation != self._generation:
             self._config, self._generation = rolling.config, rolling.generation
-            _configure_logs(self._config)
+            logs.configure(self._config)
 
     def _abandon_reload(self, slot: Slot) -> None:
         """The others would fail alike; they are left as they are."""

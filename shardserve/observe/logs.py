@@ -25,6 +25,9 @@ LOGGER_NAMES = ("shardserve", "shardserve.master", "shardserve.worker", "shardse
 
 Client = tuple[str, int] | None
 
+# What the native side calls the end of a request that abort() cancelled.
+CUT_BY_SERVER = "cut by the server"
+
 _LEVELS = {
     "critical": logging.CRITICAL,
     "error": logging.ERROR,
@@ -166,6 +169,9 @@ def app_error_reporter(
         request = f"{printable(method)} {printable(target)} from {address(client)}, {printable(outcome)}"
         if is_disconnect(error):
             logger.debug("Client disconnected: %s", request)
+        elif outcome == CUT_BY_SERVER:
+            # Cancelled at a deadline; the worker says how many it cut. Not the app's error.
+            logger.debug("Request cancelled: %s", request)
         else:
             logger.error("Exception in ASGI application: %s\n%s", request, tracebacks.trimmed(error))
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from shardserve.config.model import Config
 from shardserve.errors import ConfigError
-from shardserve.master.supervisor import serve
+from shardserve.master.serve import serve
 
 
 def read() -> Config:

@@ -41,6 +41,12 @@ def generator_based(send: Any) -> Any:
     send({"type": "http.response.body"})
 
 
+def plain_generator(send: Any) -> Any:
+    yield
+    send({"type": "http.response.start", "status": 200})
+    send({"type": "http.response.body"})
+
+
 async def awaitable_kind(kind: str) -> Any:
     """Apps that are no coroutine functions."""
     loop = asyncio.get_running_loop()
@@ -77,6 +83,8 @@ async def awaitable_kind(kind: str) -> Any:
             return type("Bad", (), {"__await__": lambda self: None})()
         if kind == "await raises":
             return type("Bad", (), {"__await__": lambda self: 1 / 0})()
+        if kind == "plain generator":
+            return plain_generator(send)
         return {"none": None, "int": 1, "generator": (number for number in [1]), "dict": {}}[kind]
 
     driver = Driver(app)
@@ -96,7 +104,7 @@ BAD = [
     "raising iterator",
     "late raising iterator",
 ]
-BAD += ["await gives none", "await raises", "none", "int", "generator", "dict"]
+BAD += ["await gives none", "await raises", "none", "int", "generator", "plain generator", "dict"]
 
 
 @pytest.mark.parametrize("kind", GOOD)

@@ -454,3 +454,24 @@ async def send_in_collection(number: int) -> Any:
 @pytest.mark.parametrize("number", range(7))
 def test_send_inside_the_handing_over(number: int) -> None:
     assert survives(send_in_collection, number) == [True, True, True]
+
+
+async def lost_output() -> Any:
+    """The transport refuses output once: the stream has a hole, so nothing may follow it."""
+
+    class Once(FakeTransport):
+        def writelines(self, parts: Any) -> None:
+            if "refused" not in self.calls:
+                self.calls.append("refused")
+                raise OSError("evil transport")
+            super().writelines(parts)
+
+    driver = Driver(ok)
+    connection, transport = driver.connect(Once(extra={"socket": None}))
+    connection.data_received(get())
+    connection.data_received(get())
+    return ["abort" in transport.calls, statuses(transport.written)]
+
+
+def test_output_that_the_transport_refuses_ends_the_connection() -> None:
+    assert survives(lost_output) == [True, []]

@@ -152,7 +152,7 @@ async def test_echo_sends_each_part_before_the_next_arrives():
 
     scope = {"type": "http", "method": "POST", "path": "/echo", "headers": [(b"content-length", b"11")]}
     await demo.app(scope, noted_receive, noted_send)
-    assert order == ["out", "in", "out", "in", "out", "in", "out", "in", "out"]
+    assert order == ["in", "out", "out", "in", "out", "in", "out", "in", "out"]
     assert client.body == b"onetwothree"
     assert client.headers[b"content-length"] == b"11"
     assert client.headers[b"content-type"] == b"application/octet-stream"

@@ -38,9 +38,9 @@ class FakeMaster:
 @pytest.fixture
 def master(monkeypatch: pytest.MonkeyPatch) -> FakeMaster:
     fake = FakeMaster()
-    module = ModuleType("shardserve.master.supervisor")
+    module = ModuleType("shardserve.master.serve")
     module.serve = fake.serve  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "shardserve.master.supervisor", module)
+    monkeypatch.setitem(sys.modules, "shardserve.master.serve", module)
     return fake
 
 

@@ -21,10 +21,11 @@ from shardserve.config.model import Config
 from shardserve.master import slots, supervisor
 from shardserve.master.affinity import Cores
 from shardserve.master.channel import Channel
+from shardserve.master.serve import serve
 from shardserve.master.signals import Signals
 from shardserve.master.slots import State
 from shardserve.master.spawn import Worker
-from shardserve.master.supervisor import STUCK_KILL_S, Phase, Supervisor, serve
+from shardserve.master.supervisor import STUCK_KILL_S, Phase, Supervisor
 from shardserve.net.listeners import Listeners
 
 CONFIG = Config(app="m:app", timeout_graceful_shutdown_s=30.0, timeout_drain_idle_s=5.0)
@@ -79,7 +80,7 @@ class Stage:
         self.spawn_error: OSError | None = None
         self.fresh_config: Callable[[], Config] = lambda: CONFIG
         monkeypatch.setattr(supervisor, "start_worker", self._start)
-        monkeypatch.setattr(supervisor, "_configure_logs", lambda config: None)
+        monkeypatch.setattr(supervisor.logs, "configure", lambda config: None)
         self.supervisor = Supervisor(
             CONFIG, listeners, Cores((0, 1)), signals, reload_config=lambda: self.fresh_config()
         )
@@ -434,7 +435,7 @@ def test_an_address_that_cannot_be_had_is_exit_1(capfd: pytest.CaptureFixture[st
 def test_the_master_imports_no_event_loop() -> None:
     program = """
 import sys
-import shardserve.master.supervisor, shardserve.observe.logs
+import shardserve.master.serve, shardserve.observe.logs
 print(sorted({"asyncio", "uvloop", "httptools", "shardserve._native"} & set(sys.modules)))
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
