@@ -74,7 +74,7 @@ native-tests:
 	$(MAKE) -C native/tests test
 
 sanitize: build
-	sh native/tests/sanitize.sh $(BIN)/python
+	PYTHON=$(CURDIR)/$(BIN)/python bash native/tests/sanitize.sh
 
 pythons: build
 	sh .ci/pythons

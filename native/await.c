@@ -183,14 +183,14 @@ waiter_reuse(Waiter *waiter, Cycle *cycle)
     Py_XSETREF(waiter->cycle, (Cycle *)Py_NewRef(cycle));
 }
 
-/* What the waiter waits for: a new reference if it is there, NULL without an exception if not, NULL
+/* What a waiter of `kind` waits for: a new reference if it is there, NULL without an exception if not, NULL
  * with one if it never comes. */
 static PyObject *
-waiter_poll(Waiter *waiter)
+waiter_poll(Cycle *cycle, WaiterKind kind)
 {
-    if (waiter->kind == WAITER_RECEIVE)
-        return cycle_take_message(waiter->cycle);
-    return cycle_congested(waiter->cycle) ? NULL : Py_NewRef(Py_None);
+    if (kind == WAITER_RECEIVE)
+        return cycle_take_message(cycle);
+    return cycle_congested(cycle) ? NULL : Py_NewRef(Py_None);
 }
 
 static PySendResult
@@ -199,6 +199,23 @@ waiter_finish(Waiter *waiter)
     Py_CLEAR(waiter->future_iter);
     Py_CLEAR(waiter->cycle);
     return PYGEN_ERROR;
+}
+
+/* The iterator of a new future that is resolved when it is worth polling again. NULL with an exception. */
+static PyObject *
+future_iter(Cycle *cycle, WaiterKind kind)
+{
+    PyObject *future = cycle_wait(cycle, kind == WAITER_RECEIVE);
+    if (future == NULL)
+        return NULL;
+    PyObject *iter = NULL;
+    PyAsyncMethods *methods = Py_TYPE(future)->tp_as_async;
+    if (methods != NULL && methods->am_await != NULL)
+        iter = methods->am_await(future);
+    else
+        PyErr_Format(PyExc_TypeError, "the loop's future is a %.200s, which cannot be awaited", Py_TYPE(future)->tp_name);
+    Py_DECREF(future);
+    return iter;
 }
 
 static PySendResult
@@ -224,24 +241,17 @@ waiter_am_send(PyObject *self, PyObject *value, PyObject **result)
             Py_CLEAR(waiter->future_iter);
             continue;
         }
-        *result = waiter_poll(waiter);
-        if (*result != NULL) {
-            waiter_finish(waiter);
-            return PYGEN_RETURN;
+        Cycle *cycle = (Cycle *)Py_NewRef(waiter->cycle); /* close() may come in between */
+        *result = waiter_poll(cycle, waiter->kind);
+        bool wait = *result == NULL && !PyErr_Occurred();
+        PyObject *iter = wait ? future_iter(cycle, waiter->kind) : NULL;
+        Py_DECREF(cycle);
+        if (iter != NULL) {
+            Py_XSETREF(waiter->future_iter, iter);
+            continue;
         }
-        if (PyErr_Occurred())
-            return waiter_finish(waiter);
-        PyObject *future = cycle_wait(waiter->cycle, waiter->kind == WAITER_RECEIVE);
-        if (future == NULL)
-            return waiter_finish(waiter);
-        PyAsyncMethods *methods = Py_TYPE(future)->tp_as_async;
-        if (methods != NULL && methods->am_await != NULL)
-            waiter->future_iter = methods->am_await(future);
-        else
-            PyErr_Format(PyExc_TypeError, "the loop's future is a %.200s, which cannot be awaited", Py_TYPE(future)->tp_name);
-        Py_DECREF(future);
-        if (waiter->future_iter == NULL)
-            return waiter_finish(waiter);
+        waiter_finish(waiter);
+        return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
     }
 }
 

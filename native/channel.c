@@ -240,6 +240,18 @@ check_length(const Cycle *cycle, Py_ssize_t length, bool more)
     return -1;
 }
 
+/* The wire ran out of memory in the middle of a message: nobody can say what is on it. Keeps the exception. */
+static void
+abandon_response(Cycle *cycle)
+{
+    PyObject *error = error_take();
+    cycle->response = RESPONSE_DONE;
+    if (cycle->stream != NULL)
+        cycle->wire->cut(cycle);
+    futures_wake(cycle->factory->state, &cycle->receive_futures);
+    error_restore(error);
+}
+
 static int
 send_body(Cycle *cycle, PyObject *message)
 {
@@ -260,7 +272,9 @@ send_body(Cycle *cycle, PyObject *message)
         cycle->response = more ? RESPONSE_NEXT[cycle->response][MESSAGE_BODY] : RESPONSE_DONE;
         cycle->body_sent += (uint64_t)PyBytes_GET_SIZE(bytes);
         result = cycle->wire->body(cycle, bytes, more);
-        if (!more)
+        if (result < 0)
+            abandon_response(cycle);
+        else if (!more)
             futures_wake(state, &cycle->receive_futures);
     }
     Py_DECREF(bytes);

@@ -92,7 +92,7 @@ plain_socket(const Connection *connection, PyObject *transport)
 
 /* The socket, the addresses and the scope's fixed part. 0, or -1. May run Python. */
 static int
-read_transport(Connection *connection, PyObject *transport)
+read_transport(Connection *connection, PyObject *transport, int *socket_fd)
 {
     const State *state = connection->factory->state;
     int fd = plain_socket(connection, transport);
@@ -107,7 +107,7 @@ read_transport(Connection *connection, PyObject *transport)
     }
     Py_XSETREF(connection->client, client);
     Py_XSETREF(connection->scope_base, base);
-    connection->fd = fd;
+    *socket_fd = fd;
     return 0;
 }
 
@@ -120,8 +120,9 @@ connection_made(PyObject *self, PyObject *transport)
         PyErr_SetString(PyExc_RuntimeError, "connection_made() on a connection in use or a closed factory");
         return NULL;
     }
+    int fd = -1;
     PyObject *parser = PyObject_CallOneArg(factory->state->HttpRequestParser, self);
-    if (parser == NULL || read_transport(connection, transport) < 0) {
+    if (parser == NULL || read_transport(connection, transport, &fd) < 0) {
         Py_XDECREF(parser);
         return NULL;
     }
@@ -132,6 +133,7 @@ connection_made(PyObject *self, PyObject *transport)
     }
     connection->parser = parser;
     connection->transport = Py_NewRef(transport);
+    connection->fd = fd;
     list_append(&factory->connections, &connection->all);
     factory->connection_count++;
     connection_start_idle_timer(connection);
@@ -184,12 +186,12 @@ connection_dealloc(PyObject *self)
     Connection *connection = (Connection *)self;
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    if (connection->weak_list != NULL)
-        PyObject_ClearWeakRefs(self);
     if (!list_empty(&connection->all))
         connection->factory->connection_count--;
     list_remove(&connection->timer);
     list_remove(&connection->all);
+    if (connection->weak_list != NULL)
+        PyObject_ClearWeakRefs(self); /* runs callbacks: nobody may find us in a list by then */
     connection_clear(self);
     Py_CLEAR(connection->factory);
     type->tp_free(self);

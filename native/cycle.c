@@ -190,14 +190,28 @@ cycle_start(Cycle *cycle, PyObject *scope)
     task_run(factory, cycle, scope);
 }
 
+/* What types.coroutine makes of a generator function. Any other generator is a mistake. */
+static bool
+is_generator_coroutine(PyObject *object)
+{
+    if (!PyGen_CheckExact(object))
+        return false;
+    PyObject *code = PyObject_GetAttrString(object, "gi_code");
+    bool is = code != NULL && PyCode_Check(code) && (((PyCodeObject *)code)->co_flags & CO_ITERABLE_COROUTINE);
+    if (code == NULL)
+        PyErr_Clear();
+    Py_XDECREF(code);
+    return is;
+}
+
 PyObject *
 cycle_call_app(Cycle *cycle, PyObject *scope)
 {
     PyObject *args[4] = {NULL, scope, (PyObject *)cycle->receive, (PyObject *)cycle->send};
     PyObject *awaitable =
         PyObject_Vectorcall(cycle->factory->app, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    if (awaitable == NULL || PyCoro_CheckExact(awaitable) || PyGen_CheckExact(awaitable))
-        return awaitable; /* a generator: types.coroutine */
+    if (awaitable == NULL || PyCoro_CheckExact(awaitable) || is_generator_coroutine(awaitable))
+        return awaitable;
     PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
     PyObject *iterator = NULL;
     if (methods != NULL && methods->am_await != NULL)
@@ -313,6 +327,7 @@ static int
 cycle_clear(PyObject *self)
 {
     Cycle *cycle = (Cycle *)self;
+    cycle->disconnected = true; /* for a send that outlives it */
     Py_CLEAR(cycle->stream);
     Py_CLEAR(cycle->method);
     Py_CLEAR(cycle->target);

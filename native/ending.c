@@ -62,6 +62,22 @@ connection_gone(Connection *connection)
     futures_wake(connection->factory->state, &connection->write_futures);
 }
 
+/* Whether the transport can close our side alone (TLS cannot). May run Python. */
+static bool
+can_write_eof(Connection *connection)
+{
+    if (connection->transport == NULL)
+        return false;
+    PyObject *transport = Py_NewRef(connection->transport);
+    PyObject *answer = call_method0(transport, connection->factory->state->names.can_write_eof);
+    if (answer == NULL)
+        PyErr_WriteUnraisable(transport);
+    bool can = answer == Py_True;
+    Py_XDECREF(answer);
+    Py_DECREF(transport);
+    return can;
+}
+
 void
 connection_close(Connection *connection)
 {
@@ -72,7 +88,7 @@ connection_close(Connection *connection)
     }
     bool input_expected = connection->discarding && !connection->input_ended;
     drop_everything(connection);
-    if (input_expected) {
+    if (input_expected && can_write_eof(connection)) {
         /* RFC 9112 §9.6: close the sending side first, or a reset may destroy the response unread. */
         connection->lingering = true;
         connection->deadline_ms = factory_now_ms() + LINGER_MS;

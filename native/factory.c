@@ -12,6 +12,8 @@
 
 #include <time.h>
 
+/* Centuries: adding it to a clock cannot overflow. */
+#define KEEP_ALIVE_MAX_MS (1ll << 43)
 /* At the start of a drain without grace, a connection on which no request ever came may still bring one. */
 #define DRAIN_FIRST_REQUEST_MS 500
 
@@ -154,7 +156,7 @@ factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     factory->root_path = root_path != NULL ? Py_NewRef(root_path) : PyUnicode_FromString("");
     factory->server_header = server_header != 0;
     factory->date_header = date_header != 0;
-    factory->keep_alive_ms = keep_alive_ms;
+    factory->keep_alive_ms = keep_alive_ms < 0 ? 0 : keep_alive_ms > KEEP_ALIVE_MAX_MS ? KEEP_ALIVE_MAX_MS : keep_alive_ms;
     factory->fixed_fields = encode_fields(headers);
     if (factory->task_context == NULL || factory->scheme == NULL || factory->root_path == NULL || factory->fixed_fields == NULL ||
         make_templates(factory) < 0 || task_prepare(factory) < 0)

@@ -165,7 +165,11 @@ http1_body(Cycle *cycle, PyObject *bytes, bool more)
         result = put_chunk(connection, bytes, more);
     else if (result == 0 && connection->framing != FRAMING_NONE && PyBytes_GET_SIZE(bytes) > 0)
         result = writer_body(&connection->out, bytes);
-    if (result == 0 && !more)
+    if (result < 0) {
+        Py_DECREF(connection);
+        return -1;
+    }
+    if (!more)
         connection_response_done(connection, cycle);
     if (!connection->corked || connection->out.total > WRITER_FLUSH_BYTES)
         http1_flush(connection);
@@ -198,7 +202,7 @@ http1_cut(Cycle *cycle)
 {
     Connection *connection = stream_of(cycle);
     Py_INCREF(connection);
-    bool reset = connection->framing == FRAMING_CLOSE && connection->fd >= 0;
+    bool reset = connection->framing == FRAMING_CLOSE;
     if (connection->head_open)
         writer_rollback(&connection->out, connection->head_mark);
     connection->keep = false;
@@ -206,7 +210,8 @@ http1_cut(Cycle *cycle)
     if (reset) {
         /* Only a reset tells this client that the body is not complete. */
         struct linger now = {.l_onoff = 1, .l_linger = 0};
-        setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+        if (connection->fd >= 0)
+            setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
         connection_abort(connection);
     }
     else if (!connection->corked) {
@@ -227,6 +232,10 @@ http1_want_body(Cycle *cycle)
     if (cycle->expects_continue && cycle->response == RESPONSE_NONE) {
         cycle->expects_continue = false; /* RFC 9110 §10.1.1: only now does the app want it */
         result = writer_copy(&connection->out, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+        if (result < 0) {
+            Py_DECREF(connection);
+            return -1;
+        }
         if (!connection->corked)
             http1_flush(connection);
     }
@@ -327,8 +336,12 @@ hand_to_transport(Connection *connection)
     connection->handed_off = true;
     if (list != NULL && transport != NULL)
         result = call_method1(transport, state->names.writelines, list);
-    if (PyErr_Occurred())
+    if (PyErr_Occurred()) {
+        /* The output is lost: whatever came next would stand behind a hole. */
         PyErr_WriteUnraisable(transport);
+        connection_abort(connection);
+        connection_gone(connection);
+    }
     Py_XDECREF(list);
     Py_XDECREF(result);
     Py_XDECREF(transport);

@@ -369,10 +369,10 @@ connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
         if (slice < 0)
             break;
         at += slice;
-    }
-    if (connection->discarding && (connection->discard_left -= end) < 0 && !connection->close_after) {
-        connection->close_after = true; /* too much of a body that nobody reads */
-        connection->keep = false;
+        if (connection->discarding && (connection->discard_left -= slice) < 0) {
+            connection->close_after = true; /* too much of a body that nobody reads */
+            connection->keep = false;
+        }
     }
     connection_adjust_reading(connection);
 }

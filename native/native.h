@@ -75,6 +75,7 @@
     X(sockname, "sockname")                                                                        \
     X(write, "write")                                                                              \
     X(writelines, "writelines")                                                                    \
+    X(can_write_eof, "can_write_eof")                                                              \
     X(write_eof, "write_eof")                                                                      \
     X(close, "close")                                                                              \
     X(abort, "abort")                                                                              \

@@ -225,10 +225,13 @@ cancel_what_it_waits_for(Parked *parked, PyObject *error)
     PyObject *yielded = parked->yielded;
     if (yielded == NULL || yielded == Py_None || !PyErr_GivenExceptionMatches(error, state->CancelledError))
         return false;
+    Py_INCREF(yielded);
     PyObject *cancelled = call_method0(yielded, state->names.cancel);
     if (cancelled == NULL)
         PyErr_Clear();
-    return is_and_drop(cancelled, Py_True);
+    bool same = parked->yielded == yielded; /* cancel() can run any code */
+    Py_DECREF(yielded);
+    return is_and_drop(cancelled, Py_True) && same;
 }
 
 /* throw(value), as tasks call it, or throw(type, value, traceback). */
@@ -295,7 +298,9 @@ parked_app_attribute(PyObject *self, void *name)
     Parked *parked = (Parked *)self;
     if (parked->coroutine == NULL)
         Py_RETURN_NONE;
-    PyObject *value = PyObject_GetAttrString(parked->coroutine, (const char *)name);
+    PyObject *coroutine = Py_NewRef(parked->coroutine);
+    PyObject *value = PyObject_GetAttrString(coroutine, (const char *)name);
+    Py_DECREF(coroutine);
     if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
         Py_RETURN_NONE;

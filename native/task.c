@@ -234,6 +234,19 @@ report_done(Cycle *cycle, bool failed)
     Py_XDECREF(error);
 }
 
+/* Makes the task that stepped aside current again; clears *outer, keeps a pending exception. */
+static void
+restore_outer(const State *state, PyObject *loop, PyObject **outer)
+{
+    PyObject *pending = error_take();
+    PyObject *done = PyObject_CallFunctionObjArgs(state->enter_task, loop, *outer, NULL);
+    if (done == NULL)
+        PyErr_WriteUnraisable(*outer);
+    Py_XDECREF(done);
+    Py_CLEAR(*outer);
+    error_restore(pending);
+}
+
 /* Makes `task` the current one. If another is (a test drives us from a task), that one steps aside and
  * is returned in *outer. 0, or -1. */
 static int
@@ -255,8 +268,11 @@ enter_task(const State *state, PyObject *loop, PyObject *task, PyObject **outer)
         Py_DECREF(left);
         done = PyObject_Vectorcall(state->enter_task, args, 2, NULL);
     }
-    if (done == NULL)
+    if (done == NULL) {
+        if (*outer != NULL)
+            restore_outer(state, loop, outer);
         return -1;
+    }
     Py_DECREF(done);
     return 0;
 }
@@ -271,14 +287,9 @@ leave_task(const State *state, PyObject *loop, PyObject *task, PyObject *outer)
     if (done == NULL)
         PyErr_WriteUnraisable(task);
     Py_XDECREF(done);
-    if (outer != NULL) {
-        done = PyObject_CallFunctionObjArgs(state->enter_task, loop, outer, NULL);
-        if (done == NULL)
-            PyErr_WriteUnraisable(outer);
-        Py_XDECREF(done);
-        Py_DECREF(outer);
-    }
     error_restore(pending);
+    if (outer != NULL)
+        restore_outer(state, loop, &outer);
 }
 
 /* The app suspended in its first step: the spare takes it over, as `parked->coroutine` is its already. Steals

@@ -72,7 +72,7 @@ class ProtocolFactory:
         """Cut every connection and cancel its app task. Returns how many had a request in flight."""
 
     def close(self) -> None:
-        """Let go of the app, the spare tasks and the loop. No connection may be open."""
+        """Let go of the spare tasks and the free lists. No connection may be open."""
 
     @property
     def connections(self) -> int:

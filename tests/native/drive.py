@@ -65,6 +65,9 @@ class FakeTransport:
         self.calls.append("writelines")
         self.written += b"".join(parts)
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.calls.append("write_eof")
 
