@@ -147,7 +147,6 @@ factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     factory->app = Py_NewRef(app);
     factory->loop = Py_NewRef(loop);
     factory->context = none_as_null(context);
-    factory->task_context = PyContext_New();
     factory->lifespan_state = none_as_null(state);
     factory->on_app_error = Py_NewRef(on_app_error);
     factory->on_reject = Py_NewRef(on_reject);
@@ -158,7 +157,7 @@ factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     factory->date_header = date_header != 0;
     factory->keep_alive_ms = keep_alive_ms < 0 ? 0 : keep_alive_ms > KEEP_ALIVE_MAX_MS ? KEEP_ALIVE_MAX_MS : keep_alive_ms;
     factory->fixed_fields = encode_fields(headers);
-    if (factory->task_context == NULL || factory->scheme == NULL || factory->root_path == NULL || factory->fixed_fields == NULL ||
+    if (factory->scheme == NULL || factory->root_path == NULL || factory->fixed_fields == NULL ||
         make_templates(factory) < 0 || task_prepare(factory) < 0)
         Py_CLEAR(factory);
     return (PyObject *)factory;
@@ -413,7 +412,6 @@ factory_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(factory->loop);
     Py_VISIT(factory->app);
     Py_VISIT(factory->context);
-    Py_VISIT(factory->task_context);
     Py_VISIT(factory->lifespan_state);
     Py_VISIT(factory->on_app_error);
     Py_VISIT(factory->on_reject);
@@ -449,7 +447,6 @@ factory_clear(PyObject *self)
     Py_CLEAR(factory->loop);
     Py_CLEAR(factory->app);
     Py_CLEAR(factory->context);
-    Py_CLEAR(factory->task_context);
     Py_CLEAR(factory->lifespan_state);
     Py_CLEAR(factory->on_app_error);
     Py_CLEAR(factory->on_reject);

@@ -21,7 +21,6 @@ typedef struct Factory {
     PyObject *loop;
     PyObject *app;
     PyObject *context;        /* copied for each request; NULL: each gets an empty one */
-    PyObject *task_context;   /* that of the spare tasks themselves */
     PyObject *lifespan_state; /* dict, or NULL */
     PyObject *on_app_error;
     PyObject *on_reject;

@@ -315,6 +315,7 @@ parked_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(parked->factory);
     Py_VISIT(parked->task);
+    Py_VISIT(parked->task_context);
     Py_VISIT(parked->name);
     Py_VISIT(parked->lot);
     Py_VISIT(parked->cycle);
@@ -331,6 +332,7 @@ parked_clear(PyObject *self)
     /* The factory stays until dealloc: methods of a cleared object still look at it. */
     parked->mode = PARKED_ENDED;
     Py_CLEAR(parked->task);
+    Py_CLEAR(parked->task_context);
     Py_CLEAR(parked->name);
     Py_CLEAR(parked->lot);
     Py_CLEAR(parked->cycle);

@@ -55,6 +55,7 @@ parked_is_clean(const Parked *parked, Py_ssize_t references)
     const State *state = parked->factory->state;
     PyObject *task = parked->task;
     return Py_REFCNT(task) == references && weakref_count(task) == parked->weakrefs && !has_attributes(task) &&
+           PyObject_Size(parked->task_context) == 0 && /* Task.get_context(), from 3.12 on */
            is_and_drop(PyObject_GetAttr(task, state->names.callbacks), Py_None) &&
            is_and_drop(PyObject_GetAttr(task, state->names.must_cancel), Py_False) &&
            zero_and_drop(call_method0(task, state->names.cancelling)) &&
@@ -76,7 +77,10 @@ parked_new(Factory *factory, ParkedMode mode)
     PyObject_GC_Track(parked);
 
     /* With a context of its own: the one that is current may be a request's, which it would keep alive. */
-    PyObject *args[3] = {(PyObject *)parked, factory->loop, factory->task_context};
+    parked->task_context = PyContext_New();
+    if (parked->task_context == NULL)
+        goto fail;
+    PyObject *args[3] = {(PyObject *)parked, factory->loop, parked->task_context};
     PyObject *names = PyTuple_Pack(2, state->names.loop, state->names.context);
     if (names == NULL)
         goto fail;

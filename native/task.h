@@ -35,6 +35,7 @@ typedef struct Parked {
     PyObject_HEAD
     Factory *factory; /* strong */
     PyObject *task;   /* strong until ended */
+    PyObject *task_context; /* the task's own, empty: apps run in copies of Factory.context */
     PyObject *name;   /* the task's name when it was made */
     Py_ssize_t weakrefs; /* asyncio's own */
     ParkedMode mode;
