@@ -67,6 +67,8 @@ typedef struct {
     bool discarding;
     bool reading_paused;
     bool input_ended; /* the peer has sent its last byte */
+    bool more_to_feed; /* connection_feed has more than the slice whose requests run */
+    bool last_batch;  /* draining: no request that is read from now on is taken */
     bool running;     /* connection_run is on the stack */
     bool feeding;     /* the parser is on the stack: the queue must not be torn down (an allocation can run any code) */
     bool gone_pending; /* connection_gone() came while feeding */

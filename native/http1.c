@@ -84,14 +84,21 @@ http1_simple_response(Connection *connection, int status, const char *reason, bo
 
 /* Whether the connection may be used again after the response of `cycle`. */
 static bool
-may_keep(const Connection *connection, const Cycle *cycle)
+may_keep(Connection *connection, const Cycle *cycle)
 {
-    if (!cycle->keep_alive || cycle->facts.connection_close || connection->factory->draining)
+    bool last_read = cycle->next == NULL && connection->unparsed == NULL && !connection->more_to_feed;
+    if (!cycle->keep_alive || cycle->facts.connection_close)
         return false;
+    if (connection->factory->draining) {
+        /* What has been read is still answered; what comes now is for the client to repeat (RFC 9112 §9.3.2). */
+        connection->last_batch = true;
+        if (last_read)
+            return false;
+    }
     /* RFC 9110 §10.1.1: a client told neither to continue nor to stop may still send the body, or not. */
     if (cycle->expects_continue && !cycle->body_complete)
         return false;
-    return !(connection->input_ended && cycle->next == NULL && connection->unparsed == NULL);
+    return !(connection->input_ended && last_read);
 }
 
 static int

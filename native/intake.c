@@ -365,7 +365,9 @@ connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
         }
         Py_ssize_t slice = slice_length(connection, end - at);
         slice = feed_slice(connection, data, text + at, slice);
+        connection->more_to_feed = slice >= 0 && at + slice < end;
         connection_run(connection);
+        connection->more_to_feed = false;
         if (slice < 0)
             break;
         at += slice;
@@ -386,6 +388,8 @@ connection_data_received(PyObject *self, PyObject *data)
         return NULL;
     }
     if (connection->lingering || connection->closing || connection->transport == NULL)
+        Py_RETURN_NONE;
+    if (connection->last_batch && connection->receiving == NULL)
         Py_RETURN_NONE;
     Py_INCREF(connection);
     if (connection->unparsed != NULL || connection->running || connection->feeding) {
@@ -454,6 +458,8 @@ connection_resume(PyObject *self, PyObject *unused)
         connection_feed(connection, data, at);
         Py_DECREF(data);
     }
+    if (connection->last_batch && connection->head == NULL && connection->unparsed == NULL)
+        connection->close_after = true; /* it ended with a part of a request */
     if (connection->input_ended && connection->unparsed == NULL && !connection->closing) {
         connection_input_over(connection);
         if (connection->head == NULL)

@@ -308,6 +308,16 @@ def test_upgrade_with_a_body(serve, cut):
     assert app.bodies == [inner, b""] * 2
 
 
+def test_half_close_behind_many_requests(serve):
+    """More than a slice of requests, then FIN: every one is answered, the last one with close."""
+    with serve(ok).connect() as client:
+        client.send(get() * 2000)
+        client.half_close()
+        responses = client.responses(2000)
+        assert [response.status for response in responses] == [200] * 2000
+        client.assert_closed()
+
+
 def test_upgrade_with_a_large_body_nobody_reads(serve):
     with serve(ok).connect() as client:
         request = post(get("/smuggled") * 5000, b"Connection: upgrade", b"Upgrade: h2c")
