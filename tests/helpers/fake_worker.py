@@ -75,7 +75,7 @@ class FakeWorker:
                     time.sleep(1)
                 if key.fileobj is self.channel:
                     self.hear()
-                else:
+                elif key.fileobj.fileno() != -1:  # a RELEASE in the same round may have closed it
                     self.accept(key.fileobj)
 
     def begin(self) -> None:
