@@ -59,9 +59,9 @@ cycle_new(Factory *factory, const Wire *wire, PyObject *stream)
     return cycle;
 }
 
-/* What belongs to one request. Frees app objects: may run Python through their __del__. */
+/* What belongs to one request, but for those who wait for it. Frees app objects: may run Python. */
 static void
-cycle_drop_request(Cycle *cycle)
+clear_request(Cycle *cycle)
 {
     Py_CLEAR(cycle->stream);
     Py_CLEAR(cycle->method);
@@ -69,6 +69,13 @@ cycle_drop_request(Cycle *cycle)
     Py_CLEAR(cycle->headers);
     Py_CLEAR(cycle->client);
     Py_CLEAR(cycle->body);
+}
+
+/* The request is over. May run Python. */
+static void
+cycle_drop_request(Cycle *cycle)
+{
+    clear_request(cycle);
     futures_wake(cycle->factory->state, &cycle->receive_futures); /* never left waiting */
 }
 
@@ -328,12 +335,7 @@ cycle_clear(PyObject *self)
 {
     Cycle *cycle = (Cycle *)self;
     cycle->disconnected = true; /* for a send that outlives it */
-    Py_CLEAR(cycle->stream);
-    Py_CLEAR(cycle->method);
-    Py_CLEAR(cycle->target);
-    Py_CLEAR(cycle->headers);
-    Py_CLEAR(cycle->client);
-    Py_CLEAR(cycle->body);
+    clear_request(cycle);
     Py_CLEAR(cycle->receive_futures);
     Py_CLEAR(cycle->next);
     Py_CLEAR(cycle->send);

@@ -437,12 +437,9 @@ factory_clear(PyObject *self)
         list_remove(link);
         Py_DECREF(LIST_OWNER(link, Cycle, in_flight));
     }
-    while (factory->spares != NULL) {
-        Parked *parked = factory->spares;
-        factory->spares = parked->next;
-        parked->next = NULL;
+    Parked *parked;
+    while ((parked = task_pop_spare(factory)) != NULL)
         Py_DECREF(parked);
-    }
     cycle_clear_free(factory);
     Py_CLEAR(factory->loop);
     Py_CLEAR(factory->app);

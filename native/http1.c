@@ -82,9 +82,10 @@ http1_simple_response(Connection *connection, int status, const char *reason, bo
     connection->keep = keep;
 }
 
-/* Whether the connection may be used again after the response of `cycle`. */
+/* Whether the connection may be used again after the response of `cycle`, whose head is about to say so. In a drain
+ * that is also when the connection stops taking requests. */
 static bool
-may_keep(Connection *connection, const Cycle *cycle)
+decide_keep(Connection *connection, const Cycle *cycle)
 {
     bool last_read = cycle->next == NULL && connection->unparsed == NULL && !connection->more_to_feed;
     if (!cycle->keep_alive || cycle->facts.connection_close)
@@ -119,7 +120,7 @@ static int
 finish_head(Connection *connection, Cycle *cycle, Py_ssize_t length, bool more)
 {
     int64_t content_length = -1;
-    bool keep = may_keep(connection, cycle);
+    bool keep = decide_keep(connection, cycle);
     if (cycle->no_body) {
         connection->framing = FRAMING_NONE;
     }
@@ -196,7 +197,7 @@ http1_fail(Cycle *cycle)
         writer_rollback(&connection->out, connection->head_mark);
     connection->head_open = false;
     cycle->facts = (HeadFacts){.content_length = -1};
-    http1_simple_response(connection, 500, "Internal Server Error", cycle->head_only, may_keep(connection, cycle));
+    http1_simple_response(connection, 500, "Internal Server Error", cycle->head_only, decide_keep(connection, cycle));
     connection_response_done(connection, cycle);
     if (!connection->corked)
         http1_flush(connection);

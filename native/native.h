@@ -73,7 +73,6 @@
     X(fileno, "fileno")                                                                            \
     X(peername, "peername")                                                                        \
     X(sockname, "sockname")                                                                        \
-    X(write, "write")                                                                              \
     X(writelines, "writelines")                                                                    \
     X(can_write_eof, "can_write_eof")                                                              \
     X(write_eof, "write_eof")                                                                      \
@@ -94,7 +93,6 @@
     X(future_blocking, "_asyncio_future_blocking")                                                 \
     X(throw_, "throw")                                                                             \
     X(loop, "loop")                                                                                \
-    X(schema, "schema")                                                                            \
     X(query, "query")                                                                              \
     X(feed_data, "feed_data")                                                                      \
     X(context, "context")                                                                          \

@@ -98,6 +98,18 @@ fail:
     return NULL;
 }
 
+Parked *
+task_pop_spare(Factory *factory)
+{
+    Parked *parked = factory->spares;
+    if (parked == NULL)
+        return NULL;
+    factory->spares = parked->next;
+    factory->spare_count--;
+    parked->next = NULL;
+    return parked;
+}
+
 int
 task_prepare(Factory *factory)
 {
@@ -156,10 +168,7 @@ static Parked *
 spare_take(Factory *factory)
 {
     Parked *parked;
-    while ((parked = factory->spares) != NULL) {
-        factory->spares = parked->next;
-        factory->spare_count--;
-        parked->next = NULL;
+    while ((parked = task_pop_spare(factory)) != NULL) {
         CHECK(parked->mode == PARKED_NEW || parked->mode == PARKED_IDLE);
         if (!was_disturbed(parked))
             return parked;
@@ -171,13 +180,9 @@ spare_take(Factory *factory)
 void
 task_release_spares(Factory *factory)
 {
-    while (factory->spares != NULL) {
-        Parked *parked = factory->spares;
-        factory->spares = parked->next;
-        factory->spare_count--;
-        parked->next = NULL;
+    Parked *parked;
+    while ((parked = task_pop_spare(factory)) != NULL)
         parked_retire(parked);
-    }
 }
 
 void

@@ -62,6 +62,9 @@ void task_run(Factory *factory, Cycle *cycle, PyObject *scope);
 /* Cancels the task of a suspended app. Errors are written as unraisable. May run Python. */
 void task_cancel(Parked *parked);
 
+/* Takes a spare, whatever its state, out of the pool: new reference, or NULL if there is none. Runs no Python. */
+Parked *task_pop_spare(Factory *factory);
+
 /* Lets every spare end on the loop's next turn. May run Python. */
 void task_release_spares(Factory *factory);
 
