@@ -89,7 +89,9 @@ PyObject *
 cycle_take_message(Cycle *cycle)
 {
     const State *state = cycle->factory->state;
-    bool gone = cycle->disconnected || cycle->input_closed || cycle->response == RESPONSE_DONE;
+    if (UNLIKELY(cycle->factory->ending_streams) && cycle_is_endless(cycle))
+        cycle->stream_ended = true;
+    bool gone = cycle->disconnected || cycle->input_closed || cycle->response == RESPONSE_DONE || cycle->stream_ended;
     if (cycle->body_complete ? !cycle->body_delivered : cycle->body != NULL && !gone)
         return body_message(cycle);
     if (!gone)
@@ -310,7 +312,10 @@ send_message(Cycle *cycle, PyObject *message)
                      "http.response.start, then http.response.body", type);
         return -1;
     }
-    return check_order(cycle, kind) < 0 ? -1 : handler(cycle, message);
+    int result = check_order(cycle, kind) < 0 ? -1 : handler(cycle, message);
+    if (UNLIKELY(cycle->factory->ending_streams) && result == 0)
+        cycle_end_stream(cycle); /* for a receive() that began to wait before there was anything to tell */
+    return result;
 }
 
 static PyObject *

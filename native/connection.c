@@ -111,6 +111,20 @@ read_transport(Connection *connection, PyObject *transport, int *socket_fd)
     return 0;
 }
 
+/* Descriptor numbers are handed out lowest first: this one says that few are left. May run Python. */
+static void
+report_crowded(const Factory *factory)
+{
+    PyObject *on_crowded = Py_XNewRef(factory->on_crowded);
+    if (on_crowded == NULL)
+        return;
+    PyObject *result = PyObject_CallNoArgs(on_crowded);
+    if (result == NULL)
+        PyErr_WriteUnraisable(on_crowded);
+    Py_XDECREF(result);
+    Py_DECREF(on_crowded);
+}
+
 static PyObject *
 connection_made(PyObject *self, PyObject *transport)
 {
@@ -137,6 +151,8 @@ connection_made(PyObject *self, PyObject *transport)
     list_append(&factory->connections, &connection->all);
     factory->connection_count++;
     connection_start_idle_timer(connection);
+    if (UNLIKELY(fd >= factory->crowded_fd))
+        report_crowded(factory);
     connection_check(connection);
     Py_RETURN_NONE;
 }

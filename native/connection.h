@@ -1,7 +1,8 @@
 /* Connection: the asyncio.Protocol of one HTTP/1.1 connection and httptools' callback object.
  *
  * intake.c and request.c are the way in (transport -> httptools -> queue of cycles -> app), http1.c the way out
- * (the cycle's wire: heads, framing, one writev), ending.c the ways it ends. This header is what they share.
+ * (the cycle's wire: heads, framing, one writev), refusal.c what the app does not see, ending.c the ways it ends.
+ * This header is what they share.
  *
  * Requests are parsed at most one slice ahead and run strictly in order: `head` is the one whose response
  * is due; the app never runs inside a parser callback. While a connection is corked its output is only
@@ -129,8 +130,13 @@ void http1_cork(Connection *connection);
 /* The last one sends. May run Python. */
 void http1_uncork(Connection *connection);
 
-/* Writes a whole response of our own, `reason` as its body, and leaves the rest to the caller. */
-void http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool keep);
+/* Writes a whole response of our own, `reason` as its body, and leaves the rest to the caller. `cycle` is the request
+ * that it answers, or NULL: one that was not understood. */
+void http1_simple_response(Connection *connection, int status, const char *reason, const Cycle *cycle, bool keep);
+
+/* Answers a request of the queue's head, which the app will not see; the queue moves on. The caller holds references
+ * to both. May run Python. */
+void http1_refuse(Connection *connection, Cycle *cycle, int status);
 
 /* intake.c and ending.c, for http1.c */
 
@@ -165,6 +171,19 @@ connection_close_output(Connection *connection)
     connection->fd = -1;
     connection->output_closed = true;
 }
+
+/* refusal.c, for intake.c */
+
+/* What is being received is no request that we answer: `status` is due once what came before it is answered; then the
+ * connection ends. Keeps `reason` (static). May run Python. */
+void connection_reject(Connection *connection, int status, const char *reason);
+
+/* Writes that answer: nothing is before it any more. May run Python. */
+void connection_write_rejection(Connection *connection);
+
+/* limit_concurrency is reached: answers the head of the queue with 503 in the app's place. False: not now, a client
+ * that does not read its answers would fill the memory with them; http1_resume_writing() goes on. May run Python. */
+bool connection_refuse_overload(Connection *connection);
 
 /* ending.c, for connection.c and intake.c */
 

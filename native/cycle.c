@@ -174,6 +174,24 @@ cycle_input_closed(Cycle *cycle)
     futures_wake(cycle->factory->state, &cycle->receive_futures);
 }
 
+bool
+cycle_is_endless(const Cycle *cycle)
+{
+    bool begun = cycle->response == RESPONSE_BODY || (cycle->response == RESPONSE_HEAD && cycle->facts.event_stream);
+    return begun && cycle->facts.content_length < 0 && cycle->body_delivered && !cycle->stream_ended &&
+           !cycle->input_closed && !cycle->disconnected && !cycle->app_done;
+}
+
+bool
+cycle_end_stream(Cycle *cycle)
+{
+    if (!cycle_is_endless(cycle))
+        return false;
+    cycle->stream_ended = true;
+    futures_wake(cycle->factory->state, &cycle->receive_futures);
+    return true;
+}
+
 void
 cycle_disconnect(Cycle *cycle)
 {
@@ -259,6 +277,22 @@ unfinished_error(const Cycle *cycle)
     return error_take();
 }
 
+/* The app was told that its client is gone and left the response where it was, but the client is there: ends an event
+ * stream for it. Whether it did. */
+static bool
+end_stream_on_wire(Cycle *cycle)
+{
+    if (!cycle->stream_ended || !cycle->facts.event_stream)
+        return false;
+    CHECK(cycle->told_disconnect); /* else leaving it is an error */
+    cycle->response = RESPONSE_DONE;
+    if (cycle->wire->body(cycle, cycle->factory->state->empty_bytes, false) == 0)
+        return true;
+    PyErr_WriteUnraisable((PyObject *)cycle);
+    cycle->response = RESPONSE_BODY;
+    return false;
+}
+
 /* The app left its response unfinished, and the client is there to see. Returns what it gets (borrowed). */
 static PyObject *
 end_on_wire(Cycle *cycle, bool failed)
@@ -293,7 +327,7 @@ cycle_app_done(Cycle *cycle, PyObject *error)
     if (error == NULL && !finished && !cycle->disconnected && !cycle->told_disconnect)
         error = own_error = unfinished_error(cycle);
     PyObject *outcome = finished ? state->names.outcome_done : state->names.outcome_gone;
-    if (!finished && !cycle->disconnected)
+    if (!finished && !cycle->disconnected && (error != NULL || !end_stream_on_wire(cycle)))
         outcome = end_on_wire(cycle, error != NULL);
     futures_wake(state, &cycle->receive_futures);
     if (error != NULL)

@@ -4,6 +4,10 @@
  * v-table below. The cycle holds the ASGI rules: the order of messages, what receive() answers, who
  * hears of a disconnect, what happens when the app fails. The response's order is one table, in channel.c.
  *
+ * A response may have no end: its app waits in receive() for the client to go. end_streams() (drain.h) tells such
+ * an app that it has. What the app then leaves unfinished is ended properly if it is an event stream, which may
+ * end anywhere; else it is cut, so that the client does not take a part for the whole.
+ *
  * `send` and `receive` are objects of their own, made with the cycle and reused with it only when the
  * app kept neither: an old `send` can never write into another response.
  */
@@ -85,6 +89,7 @@ typedef struct Cycle {
     bool expects_continue;
     bool disconnected; /* the client is gone, both ways */
     bool input_closed; /* the client will send no more */
+    bool stream_ended; /* end_streams(): receive() says http.disconnect, although the client is there */
     bool told_disconnect; /* receive() has said http.disconnect: the app may stop where it is */
     /* the response */
     uint8_t response; /* ResponseState */
@@ -126,6 +131,14 @@ void cycle_disconnect(Cycle *cycle);
 
 /* The half-closed peer will send no more, but still reads: receive() says http.disconnect, send() works. */
 void cycle_input_closed(Cycle *cycle);
+
+/* Whether end_streams() means this request: its response has begun and has no length, its body has been given to the
+ * app, and the app does not hear of an end anyway. A response without its first body message may still get a
+ * length, so it counts only if it is an event stream. Runs no Python. */
+bool cycle_is_endless(const Cycle *cycle);
+
+/* If cycle_is_endless: receive() says http.disconnect from now on, send() works. Whether it was. May run Python. */
+bool cycle_end_stream(Cycle *cycle);
 
 /* Drops the caller's reference, keeping the cycle for reuse if no one else has one. */
 void cycle_release(Cycle *cycle);

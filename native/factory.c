@@ -1,12 +1,13 @@
 /* The ProtocolFactory: what a worker's connections share. See factory.h and shardserve/_native.pyi.
  *
- * In the order of a life: made, called, ticked, drained, aborted, closed.
+ * In the order of a life: made, called, ticked, closed. What ends its requests and connections is drain.c.
  */
 #include "factory.h"
 
 #include "chars.h"
 #include "connection.h"
 #include "cycle.h"
+#include "drain.h"
 #include "scope.h"
 #include "task.h"
 
@@ -14,8 +15,6 @@
 
 /* Centuries: adding it to a clock cannot overflow. */
 #define KEEP_ALIVE_MAX_MS (1ll << 43)
-/* At the start of a drain without grace, a connection on which no request ever came may still bring one. */
-#define DRAIN_FIRST_REQUEST_MS 500
 
 int64_t
 factory_now_ms(void)
@@ -120,14 +119,18 @@ factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *const names[] = {"app",     "loop",          "context",      "state",      "scheme",
                             "root_path", "headers",     "server_header", "date_header", "keep_alive_ms",
-                            "on_app_error", "on_reject", "access",       NULL};
+                            "on_app_error", "on_reject", "access",       "limit_concurrency", "max_fd",
+                            "on_crowded", NULL};
     PyObject *app, *loop = NULL, *context = NULL, *state = NULL, *scheme = NULL, *root_path = NULL;
     PyObject *headers = NULL, *on_app_error = NULL, *on_reject = NULL, *access = Py_None;
-    int server_header = 1, date_header = 1;
+    PyObject *on_crowded = Py_None;
+    int server_header = 1, date_header = 1, max_fd = 0;
+    Py_ssize_t limit_concurrency = 0;
     long long keep_alive_ms = 75000;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppLOOO:ProtocolFactory", (char **)names, &app, &loop, &context,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppLOOOniO:ProtocolFactory", (char **)names, &app, &loop, &context,
                                      &state, &scheme, &root_path, &headers, &server_header, &date_header,
-                                     &keep_alive_ms, &on_app_error, &on_reject, &access))
+                                     &keep_alive_ms, &on_app_error, &on_reject, &access, &limit_concurrency, &max_fd,
+                                     &on_crowded))
         return NULL;
     if (loop == NULL || context == NULL || state == NULL || on_app_error == NULL || on_reject == NULL) {
         PyErr_SetString(PyExc_TypeError, "ProtocolFactory() needs loop, context, state, on_app_error and on_reject");
@@ -151,6 +154,9 @@ factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     factory->on_app_error = Py_NewRef(on_app_error);
     factory->on_reject = Py_NewRef(on_reject);
     factory->access = none_as_null(access);
+    factory->on_crowded = none_as_null(on_crowded);
+    factory->in_flight_limit = limit_concurrency > 0 ? limit_concurrency : PY_SSIZE_T_MAX;
+    factory->crowded_fd = max_fd > 0 && factory->on_crowded != NULL ? max_fd : INT_MAX;
     factory->scheme = scheme != NULL ? Py_NewRef(scheme) : PyUnicode_InternFromString("http");
     factory->root_path = root_path != NULL ? Py_NewRef(root_path) : PyUnicode_FromString("");
     factory->server_header = server_header != 0;
@@ -174,17 +180,6 @@ factory_call(PyObject *self, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     return connection_new(factory);
-}
-
-/* Every open connection, as a new list: what is done to one may end others. NULL with MemoryError. */
-static PyObject *
-open_connections(Factory *factory)
-{
-    PyObject *list = PyList_New(0);
-    for (Link *link = factory->connections.next; list != NULL && link != &factory->connections; link = link->next)
-        if (PyList_Append(list, (PyObject *)LIST_OWNER(link, Connection, all)) < 0)
-            Py_CLEAR(list);
-    return list;
 }
 
 /* ---- ticked ---- */
@@ -215,151 +210,13 @@ factory_tick(PyObject *self, PyObject *unused)
         connection_abort(connection);
         Py_DECREF(connection);
     }
-    PyObject *list = open_connections(factory);
+    PyObject *list = factory_open_connections(factory);
     if (list == NULL)
         return NULL;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++)
         connection_poll_paused((Connection *)PyList_GET_ITEM(list, i));
     Py_DECREF(list);
     Py_RETURN_NONE;
-}
-
-/* ---- drained ---- */
-
-static PyObject *
-factory_report_empty(PyObject *self, PyObject *unused)
-{
-    Factory *factory = (Factory *)self;
-    PyObject *on_empty = factory->on_empty;
-    (void)unused;
-    factory->empty_scheduled = false;
-    /* A connection accepted in this turn of the loop may have been made since. */
-    if (on_empty == NULL || factory->connection_count > 0 || factory->in_flight_count > 0)
-        Py_RETURN_NONE;
-    factory->on_empty = NULL;
-    PyObject *result = PyObject_CallNoArgs(on_empty);
-    Py_DECREF(on_empty);
-    return result;
-}
-
-/* Schedules a method of the factory, after `delay_s` or (0) on the loop's next turn. 0, or -1. */
-static int
-schedule(Factory *factory, PyMethodDef *method, double delay_s)
-{
-    const State *state = factory->state;
-    PyObject *handle = NULL;
-    PyObject *callback = PyCFunction_New(method, (PyObject *)factory);
-    if (callback != NULL && delay_s > 0) {
-        PyObject *delay = PyFloat_FromDouble(delay_s);
-        handle = delay == NULL ? NULL : call_method2(factory->loop, state->names.call_later, delay, callback);
-        Py_XDECREF(delay);
-    }
-    else if (callback != NULL) {
-        handle = call_method1(factory->loop, state->names.call_soon, callback);
-    }
-    Py_XDECREF(callback);
-    Py_XDECREF(handle);
-    return handle == NULL ? -1 : 0;
-}
-
-void
-factory_check_empty(Factory *factory)
-{
-    static PyMethodDef report = {"_report_empty", factory_report_empty, METH_NOARGS, NULL};
-    if (!factory->draining || factory->empty_scheduled || factory->connection_count > 0 || factory->in_flight_count > 0)
-        return;
-    factory->empty_scheduled = true;
-    if (schedule(factory, &report, 0) < 0)
-        PyErr_WriteUnraisable((PyObject *)factory);
-}
-
-/* Closes every connection that has nothing to do; `spare_young`: not those that never had a request. 0, or -1. */
-static int
-close_idle(Factory *factory, bool spare_young)
-{
-    PyObject *list = open_connections(factory);
-    if (list == NULL)
-        return -1;
-    factory->closing_idle = true;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        Connection *connection = (Connection *)PyList_GET_ITEM(list, i);
-        if (connection->closing || connection->lingering || (spare_young && !connection->served_any))
-            continue;
-        if (connection_is_idle(connection))
-            connection_close(connection);
-    }
-    Py_DECREF(list);
-    return 0;
-}
-
-static PyObject *
-factory_close_idle(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    if (close_idle((Factory *)self, false) < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-factory_drain(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static char *const names[] = {"on_empty", "grace_ms", NULL};
-    static PyMethodDef later = {"_close_idle", factory_close_idle, METH_NOARGS, NULL};
-    Factory *factory = (Factory *)self;
-    PyObject *on_empty;
-    int grace_ms = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$i:drain", (char **)names, &on_empty, &grace_ms))
-        return NULL;
-    if (factory->draining) {
-        PyErr_SetString(PyExc_RuntimeError, "already draining");
-        return NULL;
-    }
-    factory->draining = true;
-    factory->on_empty = Py_NewRef(on_empty);
-    if (grace_ms <= 0) {
-        if (close_idle(factory, true) < 0)
-            return NULL;
-        grace_ms = DRAIN_FIRST_REQUEST_MS;
-    }
-    if (schedule(factory, &later, grace_ms / 1000.0) < 0)
-        return NULL;
-    factory_check_empty(factory);
-    Py_RETURN_NONE;
-}
-
-/* ---- aborted ---- */
-
-static PyObject *
-factory_abort(PyObject *self, PyObject *unused)
-{
-    Factory *factory = (Factory *)self;
-    Py_ssize_t cut = factory->in_flight_count;
-    (void)unused;
-    factory->aborted = true;
-    PyObject *parked = PyList_New(0);
-    if (parked == NULL)
-        return NULL;
-    for (Link *link = factory->cycles.next; link != &factory->cycles; link = link->next) {
-        Cycle *cycle = LIST_OWNER(link, Cycle, in_flight);
-        if (cycle->parked != NULL && PyList_Append(parked, (PyObject *)cycle->parked) < 0) {
-            Py_DECREF(parked);
-            return NULL;
-        }
-    }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(parked); i++)
-        task_cancel((Parked *)PyList_GET_ITEM(parked, i));
-    Py_DECREF(parked);
-    PyObject *list = open_connections(factory);
-    if (list == NULL)
-        return NULL;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        Connection *connection = (Connection *)PyList_GET_ITEM(list, i);
-        connection_abort(connection);
-        connection_gone(connection);
-    }
-    Py_DECREF(list);
-    return PyLong_FromSsize_t(cut);
 }
 
 /* ---- closed ---- */
@@ -401,6 +258,13 @@ factory_get_served(PyObject *self, void *unused)
     return PyLong_FromUnsignedLongLong(((Factory *)self)->served);
 }
 
+static PyObject *
+factory_get_refused(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((Factory *)self)->refused);
+}
+
 /* ---- type ---- */
 
 static int
@@ -417,6 +281,7 @@ factory_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(factory->on_reject);
     Py_VISIT(factory->access);
     Py_VISIT(factory->on_empty);
+    Py_VISIT(factory->on_crowded);
     Py_VISIT(factory->asgi);
     Py_VISIT(factory->body_message);
     Py_VISIT(factory->free_cycles); /* the next ones through Cycle.next */
@@ -449,6 +314,7 @@ factory_clear(PyObject *self)
     Py_CLEAR(factory->on_reject);
     Py_CLEAR(factory->access);
     Py_CLEAR(factory->on_empty);
+    Py_CLEAR(factory->on_crowded);
     return 0;
 }
 
@@ -476,6 +342,7 @@ static PyMethodDef factory_methods[] = {
     {"tick", factory_tick, METH_NOARGS, "Enforce deadlines. Call once a second."},
     {"drain", (PyCFunction)(void (*)(void))factory_drain, METH_VARARGS | METH_KEYWORDS,
      "drain(on_empty, *, grace_ms=0): finish what is in flight."},
+    {"end_streams", factory_end_streams, METH_NOARGS, "Tell endless responses that their client is gone; how many."},
     {"abort", factory_abort, METH_NOARGS, "Cut every connection; how many requests were in flight."},
     {"close", factory_close, METH_NOARGS, "Let go of the spare tasks and the free lists."},
     {NULL},
@@ -485,6 +352,7 @@ static PyGetSetDef factory_getset[] = {
     {"connections", factory_get_connections, NULL, "Open connections.", NULL},
     {"in_flight", factory_get_in_flight, NULL, "Requests given to the app and not finished.", NULL},
     {"served", factory_get_served, NULL, "Requests finished since the start.", NULL},
+    {"refused", factory_get_refused, NULL, "Requests answered 503 because of limit_concurrency.", NULL},
     {NULL},
 };
 

@@ -26,6 +26,7 @@ typedef struct Factory {
     PyObject *on_reject;
     PyObject *access;   /* NULL: no access log */
     PyObject *on_empty; /* NULL until drain() */
+    PyObject *on_crowded; /* NULL: nobody asks */
     /* scope */
     PyObject *scheme;
     PyObject *root_path;       /* str */
@@ -45,9 +46,13 @@ typedef struct Factory {
     int64_t keep_alive_ms;
     Py_ssize_t connection_count;
     Py_ssize_t in_flight_count;
+    Py_ssize_t in_flight_limit; /* a request beyond it is refused; PY_SSIZE_T_MAX: none is */
     uint64_t served;
+    uint64_t refused;
+    int crowded_fd; /* a socket with this number or above calls on_crowded; INT_MAX: none does */
     bool draining;
     bool closing_idle; /* of a drain, the grace is over */
+    bool ending_streams; /* end_streams() was called: who comes to be endless is told at once */
     bool aborted; /* abort() cancelled what ran */
     bool closed;
     bool empty_scheduled;
@@ -66,7 +71,7 @@ extern PyType_Spec factory_spec;
 /* Milliseconds of CLOCK_MONOTONIC_COARSE. */
 int64_t factory_now_ms(void);
 
-/* After a connection or a cycle went: calls on_empty from the loop once nothing is left of a drain.
+/* drain.c. After a connection or a cycle went: calls on_empty from the loop once nothing is left of a drain.
  * Errors are written as unraisable. May run Python. */
 void factory_check_empty(Factory *factory);
 

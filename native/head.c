@@ -117,6 +117,14 @@ judge_content_length(const State *state, int status, const char *value, size_t l
     return FIELD_SEND;
 }
 
+/* text/event-stream, with or without parameters. `length` is 17 or more. */
+static bool
+is_event_stream(const char *value, size_t length)
+{
+    return chars_equal_lower(value, "text/event-stream", 17) &&
+           (length == 17 || value[17] == ';' || value[17] == ' ' || value[17] == '\t');
+}
+
 /* The few fields the server itself has a say in; the rest is sent as it is. */
 static FieldVerdict
 judge_field(const State *state, int status, const char *name, size_t name_length, const char *value,
@@ -139,6 +147,10 @@ judge_field(const State *state, int status, const char *name, size_t name_length
         }
         if (chars_equal_lower(name, "keep-alive", 10))
             return FIELD_DROP;
+        break;
+    case 12:
+        if (value_length >= 17 && chars_equal_lower(name, "content-type", 12))
+            facts->event_stream = is_event_stream(value, value_length);
         break;
     case 14:
         if (chars_equal_lower(name, "content-length", 14))

@@ -12,6 +12,7 @@ typedef struct {
     bool has_server;
     bool connection_close;
     bool connection_upgrade; /* RFC 9110 §7.8: an Upgrade field is announced (a 426, say) */
+    bool event_stream; /* Content-Type: text/event-stream (WHATWG HTML §9.2): it has no end of its own */
 } HeadFacts;
 
 /* RFC 9110 §15 reason phrase for `status`, "" if it has none. */

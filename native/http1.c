@@ -30,6 +30,9 @@ put_text(char *to, const char *text, size_t length)
     return to + length;
 }
 
+/* RFC 9110 §10.2.3, in seconds: the shortest there is. What is too much now is usually over by then. */
+#define RETRY_AFTER "retry-after: 1\r\n"
+
 #define PUT(to, literal) put_text((to), (literal), sizeof(literal) - 1)
 
 /* The fields of every response that the app did not give itself, then framing, then the empty line. */
@@ -69,16 +72,19 @@ put_head_end(Connection *connection, const HeadFacts *facts, int64_t content_len
 }
 
 void
-http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool keep)
+http1_simple_response(Connection *connection, int status, const char *reason, const Cycle *cycle, bool keep)
 {
     HeadFacts facts = {.content_length = -1};
     size_t length = strlen(reason);
     connection->framing = FRAMING_LENGTH;
     if (head_status_line(&connection->out, status) < 0 ||
+        (status == 503 && writer_copy(&connection->out, RETRY_AFTER, sizeof(RETRY_AFTER) - 1) < 0) ||
         writer_copy(&connection->out, "content-type: text/plain; charset=utf-8\r\n", 41) < 0 ||
-        put_head_end(connection, &facts, (int64_t)length, keep, false) < 0 ||
-        (!head_only && writer_copy(&connection->out, reason, length) < 0))
+        put_head_end(connection, &facts, (int64_t)length, keep, cycle != NULL && cycle->version_10) < 0 ||
+        (!(cycle != NULL && cycle->head_only) && writer_copy(&connection->out, reason, length) < 0)) {
         PyErr_WriteUnraisable((PyObject *)connection);
+        keep = false; /* a part of it may be on its way */
+    }
     connection->keep = keep;
 }
 
@@ -197,12 +203,25 @@ http1_fail(Cycle *cycle)
         writer_rollback(&connection->out, connection->head_mark);
     connection->head_open = false;
     cycle->facts = (HeadFacts){.content_length = -1};
-    http1_simple_response(connection, 500, "Internal Server Error", cycle->head_only, decide_keep(connection, cycle));
+    http1_simple_response(connection, 500, "Internal Server Error", cycle, decide_keep(connection, cycle));
     connection_response_done(connection, cycle);
     if (!connection->corked)
         http1_flush(connection);
     connection_check(connection);
     Py_DECREF(connection);
+}
+
+void
+http1_refuse(Connection *connection, Cycle *cycle, int status)
+{
+    CHECK(connection->head == cycle && !cycle->started && !connection->head_open);
+    cycle->response = RESPONSE_DONE;
+    cycle->status = status;
+    http1_simple_response(connection, status, head_reason(status), cycle, decide_keep(connection, cycle));
+    connection_response_done(connection, cycle);
+    if (!connection->corked || connection->out.total > WRITER_FLUSH_BYTES)
+        http1_flush(connection);
+    connection_check(connection);
 }
 
 static void
@@ -282,6 +301,8 @@ http1_resume_writing(PyObject *self, PyObject *unused)
     Connection *connection = (Connection *)self;
     (void)unused;
     connection->write_paused = false;
+    if (connection->head != NULL && !connection->head->started)
+        connection_schedule_resume(connection); /* connection_refuse_overload() left it */
     futures_wake(connection->factory->state, &connection->write_futures);
     Py_RETURN_NONE;
 }

@@ -138,58 +138,6 @@ connection_is_idle(const Connection *connection)
 
 /* ---- data_received ---- */
 
-/* Answers a request that never reaches the app, once what came before it is answered; then closes. */
-static void
-reject(Connection *connection, int status, const char *reason)
-{
-    Cycle *broken = connection->receiving;
-    connection_drop_incoming(connection);
-    Py_CLEAR(connection->unparsed);
-    connection->body_behind_upgrade = false;
-    if (connection->reject_status == 0) {
-        connection->reject_status = status;
-        connection->reject_reason = reason;
-    }
-    if (broken == NULL)
-        return;
-    /* The body broke off: it is the last of the queue, and the app must not take it for a whole one. */
-    if (connection->head == broken && broken->response == RESPONSE_BODY) {
-        connection->reject_status = -1; /* too late for another response: just close */
-        connection->keep = false;
-    }
-    if (connection->head == broken && connection->head_open) {
-        writer_rollback(&connection->out, connection->head_mark);
-        connection->head_open = false;
-    }
-    Cycle **at = &connection->head;
-    Cycle *before = NULL;
-    while (*at != broken) {
-        before = *at;
-        at = &before->next;
-    }
-    connection_drop_queue(connection, at, before);
-}
-
-static void
-write_rejection(Connection *connection)
-{
-    Factory *factory = connection->factory;
-    int status = connection->reject_status;
-    if (connection->close_after)
-        return;
-    connection->close_after = true;
-    connection->discarding = true; /* what is still to come is read and dropped */
-    list_remove(&connection->timer);
-    if (status < 0)
-        return;
-    http1_simple_response(connection, status, connection->reject_reason, false, false);
-    PyObject *result =
-        PyObject_CallFunction(factory->on_reject, "isO", status, connection->reject_reason, connection->client);
-    if (result == NULL)
-        PyErr_WriteUnraisable(factory->on_reject);
-    Py_XDECREF(result);
-}
-
 /* feed_data stopped. Returns how many bytes of the slice were parsed, or -1: nothing more will be. */
 static Py_ssize_t
 parser_stopped(Connection *connection)
@@ -214,9 +162,9 @@ parser_stopped(Connection *connection)
     if (parsed < 0 && !(connection->tail != NULL && !connection->tail->keep_alive && connection->receiving == NULL)) {
         /* Bytes behind a request that says "close" are never looked at (RFC 9112 §9.6); others are wrong. */
         if (connection->reject_status == 0)
-            reject(connection, 400, head_reason(400));
+            connection_reject(connection, 400, head_reason(400));
         else
-            reject(connection, connection->reject_status, connection->reject_reason);
+            connection_reject(connection, connection->reject_status, connection->reject_reason);
     }
     return parsed;
 }
@@ -230,7 +178,7 @@ within_limits(Connection *connection, Py_ssize_t length)
             connection->head_bytes += (size_t)length; /* else it began somewhere inside */
         if (connection->head_bytes <= HEAD_READ_BYTES)
             return true;
-        reject(connection, 431, head_reason(431));
+        connection_reject(connection, 431, head_reason(431));
         return false;
     }
     /* Bytes of chunk framing count, body bytes were taken off sixteenfold: one-byte chunks pass, an endless chunk
@@ -240,7 +188,7 @@ within_limits(Connection *connection, Py_ssize_t length)
         connection->body_overhead = 0;
     if (connection->body_overhead <= OVERHEAD_LIMIT_BYTES)
         return true;
-    reject(connection, 400, head_reason(400));
+    connection_reject(connection, 400, head_reason(400));
     return false;
 }
 
@@ -414,11 +362,17 @@ connection_data_received(PyObject *self, PyObject *data)
 static void
 connection_run(Connection *connection)
 {
+    const Factory *factory = connection->factory;
     if (connection->running)
         return;
     connection->running = true;
     while (connection->head != NULL && !connection->head->started && !connection->closing &&
            !connection->close_after && connection->transport != NULL) {
+        if (UNLIKELY(factory->in_flight_count >= factory->in_flight_limit)) {
+            if (!connection_refuse_overload(connection))
+                break;
+            continue;
+        }
         Cycle *cycle = (Cycle *)Py_NewRef(connection->head);
         PyObject *scope = scope_build(cycle, connection->scope_base);
         if (scope != NULL) {
@@ -428,14 +382,14 @@ connection_run(Connection *connection)
             /* httptools let the target pass, its URL parser does not. */
             PyErr_Clear();
             connection->receiving = cycle;
-            reject(connection, 400, head_reason(400));
+            connection_reject(connection, 400, head_reason(400));
         }
         cycle_release(cycle);
         connection_check(connection);
     }
     connection->running = false;
     if (connection->head == NULL && connection->reject_status != 0 && !connection->closing)
-        write_rejection(connection);
+        connection_write_rejection(connection);
 }
 
 /* From the loop: what waited for a suspended request. */

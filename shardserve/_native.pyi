@@ -42,6 +42,9 @@ class ProtocolFactory:
         on_app_error: Callable[[BaseException, str, str, Client, str], None],
         on_reject: Callable[[int, str, Client], None],
         access: Callable[[Client, str, bytes, str, int], None] | None = None,
+        limit_concurrency: int = 0,
+        max_fd: int = 0,
+        on_crowded: Callable[[], None] | None = None,
     ) -> None:
         """``context``: copied for every request; None gives every request an empty context.
         ``state``: the lifespan state, shallow-copied into every scope; None leaves the key out.
@@ -52,6 +55,14 @@ class ProtocolFactory:
         ``on_reject(status, reason, client)``: a request that never reached the app.
         ``access(client, method, target, http_version, status)``: one finished response; ``target``
         is the raw request target.
+        ``limit_concurrency``: so many requests may be in flight; 0 (or less): any number. One that
+        begins beyond it gets 503 with ``Retry-After: 1`` in the app's place, and its body is read and
+        dropped as for an app that answers without reading. Idle connections do not count, work that
+        an app does after its response does. ``access`` and ``on_reject`` are called for it.
+        ``max_fd``, ``on_crowded()``: called for each new connection whose socket has this descriptor
+        number or a higher one; 0 (or less): never. The kernel hands out the lowest free number, so
+        descriptors are nearly used up. The connection is served like any other.
+        No error of these callables is raised; it goes to ``sys.unraisablehook``.
         """
 
     def __call__(self) -> Connection:
@@ -66,6 +77,20 @@ class ProtocolFactory:
         Idle connections are closed ``grace_ms`` from now (0: at once), so that a client about to
         reuse one still gets its answer. ``on_empty`` is called once, from the loop, when no
         connection is left. Raises RuntimeError if already draining.
+        """
+
+    def end_streams(self) -> int:
+        """Tell responses that may have no end that their client is gone, so that their apps end them.
+
+        That is each request in flight whose response has begun and has no length (or is an event
+        stream whose first event has not come) and whose body the app has read: its ``receive()``, the
+        one that waits or the next one, gives ``http.disconnect``. Its ``send()`` works as before, and
+        the client gets what it sends. An app that then returns without the last body message is no
+        error; what it left is ended properly if it is ``text/event-stream``, else it is cut, so that
+        the client can tell a part from the whole.
+
+        Returns how many were told now, each once. From now on a request that comes to be one of
+        these is told by itself, uncounted; there is no way back.
         """
 
     def abort(self) -> int:
@@ -84,4 +109,8 @@ class ProtocolFactory:
 
     @property
     def served(self) -> int:
-        """Requests finished since the start."""
+        """Requests finished since the start. Those that were refused do not count."""
+
+    @property
+    def refused(self) -> int:
+        """Requests answered 503 because of ``limit_concurrency``, since the start."""

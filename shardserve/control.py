@@ -5,8 +5,10 @@ datagram, ``decode`` turns one datagram into a message or raises ControlError. F
 travel beside the datagram (SCM_RIGHTS), never in it, except the numbers a worker inherited at
 exec, which START names. Sockets, retries and policy live in ``master/`` and ``worker/``.
 
-    master → worker   START  ADOPT  RELEASE  DRAIN  STOP
-    worker → master   READY  FAILED  DRAINED
+    master → worker     START  ADOPT  RELEASE  DRAIN  STOP
+    worker → master     HELLO  READY  FAILED  LEAVING  DRAINED
+    master → template   PRELOAD  FORK  STOP
+    template → master   READY  FAILED
 
 The pipe is a SEQPACKET socketpair, so message boundaries hold and EOF means the other side died.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from .errors import ControlError
 
@@ -34,7 +36,9 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Everything a fresh worker needs. ``config`` is ``config.model.to_json(config)``."""
+    """Everything a fresh worker needs. ``config`` is ``config.model.to_json(config)``; ``page_fd``
+    is the worker's page of figures (stats.py), inherited like the listeners.
+    """
 
     type: ClassVar[str] = "START"
     slot: int
@@ -42,6 +46,35 @@ class Start:
     core: int | None
     config: dict[str, Any]
     listeners: list[Listener] = field(default_factory=list)
+    page_fd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preload:
+    """To a template process (--preload): import this config's app, say READY, then wait for FORKs."""
+
+    type: ClassVar[str] = "PRELOAD"
+    generation: int
+    config: dict[str, Any]
+    page_fd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """To a template: fork a worker. Beside the datagram travel, in this order, the worker's end of
+    its control pipe, its page, and its listeners; the numbers in ``start`` mean nothing.
+    """
+
+    type: ClassVar[str] = "FORK"
+    start: Start
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first word of a forked worker: its parent is a template, so the master learns its pid here."""
+
+    type: ClassVar[str] = "HELLO"
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +117,22 @@ class Release:
 @dataclass(frozen=True, slots=True)
 class Drain:
     """Stop accepting, finish what is in flight, then exit. ``grace_s``: how long an idle
-    keep-alive connection may still bring one more request; ``deadline_s``: when to cut the rest.
+    keep-alive connection may still bring one more request; ``streams_s``: when responses without
+    an end are told that their client is gone; ``deadline_s``: when to cut the rest.
     """
 
     type: ClassVar[str] = "DRAIN"
     grace_s: float
     deadline_s: float
+    streams_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The worker drains, for a reason of its own (``SIGTERM``): another one should take its slot."""
+
+    type: ClassVar[str] = "LEAVING"
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +151,8 @@ class Stop:
     type: ClassVar[str] = "STOP"
 
 
-Message = Start | Ready | Failed | Adopt | Release | Drain | Drained | Stop
-_TYPES: dict[str, type[Any]] = {
-    m.type: m for m in (Start, Ready, Failed, Adopt, Release, Drain, Drained, Stop)
-}
+Message = Start | Preload | Fork | Hello | Ready | Failed | Adopt | Release | Drain | Leaving | Drained | Stop
+_TYPES: dict[str, type[Any]] = {m.type: m for m in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:
@@ -137,9 +178,16 @@ def decode(data: bytes) -> Message:
     if kind is None:
         raise ControlError(f"unknown control message: {data[:80]!r}")
     try:
-        if kind is Start:
-            body["listeners"] = [Listener(**entry) for entry in body.get("listeners", [])]
+        if kind is Fork:
+            body["start"] = _start(body["start"])
+        elif kind is Start:
+            return _start(body)
         message: Message = kind(**body)
-    except TypeError as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise ControlError(f"control message {kind.type}: {error}") from None
     return message
+
+
+def _start(body: dict[str, Any]) -> Start:
+    listeners = [Listener(**entry) for entry in body.pop("listeners", [])]
+    return Start(**body, listeners=listeners)

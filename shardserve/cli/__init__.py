@@ -4,6 +4,8 @@
     options.py  click options, generated from config/model.py
     run.py      shardserve [run] APP
     config.py   shardserve config check | show
+    ctl.py      shardserve ctl status | workers | reload | stop | scale, with its ctl_client.py and
+                ctl_tables.py
     embed.py    shardserve.run(), the same door from Python
 
 Rules of this room: a command turns flags into a Config and a Config into a call; behaviour lives

@@ -22,6 +22,7 @@ from .options import SettingsCommand, write_section
 COMMANDS = {
     "run": ".run:run",
     "config": ".config:config",
+    "ctl": ".ctl:ctl",
 }
 DEFAULT_COMMAND = "run"
 

@@ -25,6 +25,7 @@ from ..errors import ConfigError
 from .values import (
     BindAddress,
     Choice,
+    ControlPath,
     FileMode,
     FilePath,
     Header,
@@ -41,8 +42,8 @@ from .values import (
 ENV_PREFIX = "SHARDSERVE_"
 
 # Sections of --help and of the reference, in this order.
-APPLICATION, ADDRESS, PROCESSES, TIMEOUTS, LOGS, RESPONSES = (
-    "Application", "Address", "Processes", "Timeouts", "Logs", "Responses",
+APPLICATION, ADDRESS, PROCESSES, RECYCLING, LIMITS, TIMEOUTS, CONTROL, LOGS, RESPONSES = (
+    "Application", "Address", "Processes", "Recycling", "Limits", "Timeouts", "Control", "Logs", "Responses",
 )  # fmt: skip
 
 
@@ -191,6 +192,49 @@ class Config:
         True, Switch(), group=PROCESSES,
         help="Pin each worker to a core of its own.",
     )
+    balance: str = setting(
+        "hash", Choice(("hash", "cpu", "random")), group=PROCESSES, reloadable=False,
+        help="Who gets a new TCP connection: hash of its addresses, the worker of the cpu it arrived on, or "
+        "random.",
+    )
+    preload: bool = setting(
+        False, Switch(), group=PROCESSES, reloadable=False,
+        help="Import the application once, in a template process, and fork the workers from it: they share "
+        "its memory.",
+    )
+    reload_parallel: int = setting(
+        1, Integer(1, 1024), group=PROCESSES,
+        help="At reload: how many workers are replaced at the same time.",
+    )
+
+    # Recycling
+    limit_max_requests: int | None = setting(
+        None, Integer(1), group=RECYCLING, unset="never",
+        help="Replace a worker after this many requests.",
+    )
+    limit_max_requests_jitter: int = setting(
+        0, Integer(0), group=RECYCLING,
+        help="Add up to this many requests, at random, to the limit of each worker.",
+    )
+    worker_lifetime_s: float | None = setting(
+        None, Seconds(1.0), unit="s", group=RECYCLING, unset="never",
+        help="Replace a worker after this long.",
+    )
+    worker_lifetime_jitter_s: float = setting(
+        0.0, Seconds(), unit="s", group=RECYCLING,
+        help="Add up to this long, at random, to the lifetime of each worker.",
+    )
+    worker_max_rss_mib: int | None = setting(
+        None, Integer(1), unit="mib", group=RECYCLING, unset="never",
+        help="Replace a worker whose resident memory is more than this many MiB.",
+    )
+
+    # Limits
+    limit_concurrency: int | None = setting(
+        None, Integer(1), group=LIMITS, unset="no limit",
+        help="Answer 503 to requests beyond this many in flight, for each worker. Idle connections do not "
+        "count.",
+    )
 
     # Timeouts
     timeout_keep_alive_s: float = setting(
@@ -207,6 +251,39 @@ class Config:
     timeout_drain_idle_s: float = setting(
         5.0, Seconds(), unit="s", group=TIMEOUTS,
         help="At reload: how long an idle connection may still bring one more request before it is closed.",
+    )
+
+    timeout_drain_streams_s: float = setting(
+        5.0, Seconds(), unit="s", group=TIMEOUTS,
+        # Long enough for a page that is being streamed, short enough not to use up the deadline.
+        help="At shutdown and reload: after this long, endless responses (SSE) are told that their client "
+        "is gone.",
+    )
+    timeout_worker_startup_s: float = setting(
+        600.0, Seconds(), unit="s", group=TIMEOUTS,
+        # Loading a large model is minutes; a start that never ends must not block reloads for good.
+        help="Kill a worker that is not ready this long after its start; 0 waits for ever.",
+    )
+    timeout_worker_healthcheck_s: float = setting(
+        30.0, Seconds(), unit="s", group=TIMEOUTS,
+        # Gunicorn's timeout. Uvicorn's 5 s is answered by a thread; our event loop answers itself, and
+        # a call that blocks it for 6 s is bad but not worth the other requests of the worker.
+        help="Kill a worker whose event loop has not turned for this long; its stack is logged. 0 never.",
+    )
+    loop_lag_warn_s: float = setting(
+        1.0, Seconds(), unit="s", group=TIMEOUTS,
+        help="Log the Python stack of a worker whose event loop has not turned for this long; 0 never.",
+    )
+
+    # Control
+    control_socket: str = setting(
+        "auto", ControlPath(), group=CONTROL, reloadable=False,
+        help="Unix socket for shardserve ctl: a path, off, or auto (shardserve-PID.sock in the runtime "
+        "directory).",
+    )
+    pid: str | None = setting(
+        None, FilePath(), group=CONTROL, reloadable=False,
+        help="Write the master's pid into this file, and lock it.",
     )
 
     # Logs

@@ -107,6 +107,22 @@ class UnixPath(FilePath):
 
 
 @dataclass(frozen=True)
+class ControlPath(FilePath):
+    """``auto``, ``off``, or the path of a Unix socket."""
+
+    metavar: str = "[auto|off|PATH]"
+    phrase: str = "auto, off, or a path"
+
+    def check(self, value: object) -> str:
+        text = super().check(value)
+        if text.lower() in ("auto", "off"):
+            return text.lower()
+        if not text:
+            raise self._wrong(value)
+        return check_unix_path(text)
+
+
+@dataclass(frozen=True)
 class ImportString(Text):
     """``module:attribute``. Empty means not given; whether that is an error is the caller's to say."""
 

@@ -15,11 +15,18 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 from .. import control
 from ..errors import ControlError
 
 log = logging.getLogger("shardserve.master")
+
+
+class HasFileno(Protocol):
+    """A socket, or a page: -1 once it is closed."""
+
+    def fileno(self) -> int: ...
 
 
 class Channel:
@@ -29,8 +36,8 @@ class Channel:
         """Takes the socket over. ``name`` is whom the log lines are about."""
         sock.setblocking(False)
         self._sock = sock
-        self._name = name
-        self._unsent: deque[tuple[control.Message, Sequence[socket.socket]]] = deque()
+        self.name = name
+        self._unsent: deque[tuple[control.Message, Sequence[HasFileno]]] = deque()
         self.stuck_since: float | None = None
         self.open = True
 
@@ -45,7 +52,7 @@ class Channel:
         self,
         message: control.Message,
         now: float,
-        sockets: Sequence[socket.socket] = (),
+        sockets: Sequence[HasFileno] = (),
         *,
         last: bool = False,
     ) -> None:
@@ -66,10 +73,10 @@ class Channel:
             except BlockingIOError:
                 if self.stuck_since is None:
                     self.stuck_since = now
-                    log.warning("%s does not read its control pipe: it is unresponsive", self._name)
+                    log.warning("%s does not read its control pipe: it is unresponsive", self.name)
                 return
             except OSError as error:
-                log.debug("%s: cannot send %s: %s", self._name, message.type, error)
+                log.debug("%s: cannot send %s: %s", self.name, message.type, error)
                 self._unsent.clear()  # it is dying
             else:
                 self._unsent.popleft()
@@ -92,7 +99,7 @@ class Channel:
             try:
                 found.append(control.decode(data))
             except ControlError as error:
-                log.error("%s: ignored: %s", self._name, error)
+                log.error("%s: ignored: %s", self.name, error)
         return found
 
     def close(self) -> None:

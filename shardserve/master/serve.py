@@ -1,7 +1,7 @@
 """From a configuration to a running supervisor, and back with an exit code.
 
-Rules of this file: what is found out once, before any worker starts: the cores, the sockets, the
-warnings. What happens afterwards is ``supervisor.py``'s.
+Rules of this file: what is found out once, before any worker starts: an old master to take over
+from, the cores, the sockets, the warnings. What happens afterwards is ``supervisor.py``'s.
 
 Exit codes: 0 stopped on request, 1 an address cannot be had, 2 the configuration is wrong, 3 the app
 did not start (``errors.py``).
@@ -10,6 +10,7 @@ did not start (``errors.py``).
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Sequence
 
@@ -18,10 +19,14 @@ from ..errors import StartupError
 from ..net import listeners as net
 from ..observe import logs
 from . import affinity, banner
+from .notify import Notifier
+from .nursery import Nursery
+from .outside import Outside
 from .reload import ReloadConfig
 from .signals import Signals
 from .spawn import WORKER_COMMAND
 from .supervisor import Supervisor
+from .upgrade import Takeover
 
 log = logging.getLogger("shardserve.master")
 
@@ -38,35 +43,55 @@ def serve(
     ``worker_command`` starts a worker; the control pipe's descriptor is appended to it.
     """
     logs.configure(config)
+    takeover = None
     try:
+        takeover = Takeover.from_environ(os.environ)
         with Signals() as signals:
-            return _serve(config, reload_config, signals, worker_command)
+            return _serve(config, reload_config, signals, worker_command, takeover)
     except StartupError as error:
         log.critical("%s", error)
+        if takeover is not None:
+            takeover.failed(str(error))
         return error.exit_code
 
 
 def _serve(
-    config: Config, reload_config: ReloadConfig | None, signals: Signals, worker_command: Sequence[str]
+    config: Config,
+    reload_config: ReloadConfig | None,
+    signals: Signals,
+    worker_command: Sequence[str],
+    takeover: Takeover | None,
 ) -> int:
     note, low_limit = banner.raise_descriptor_limit()
     usable = affinity.usable()
     workers = config.workers or usable.workers
-    binds = net.wanted(config)
+    inherited = [net.Inherited.from_plain(one) for one in takeover.listeners] if takeover is not None else []
+    binds = net.wanted(config, inherited=inherited)
     cores = usable.spread(workers, seed=f"{socket.gethostname()} {', '.join(map(str, binds))}")
-    listeners = net.Listeners(binds, slots=workers, backlog=config.backlog)
+    # Sockets of our own would take connections before we serve, and lose them if we never do.
+    handed_over = [one.slot for one in inherited if one.slot is not None]
+    first = min(workers, max(handed_over) + 1) if handed_over else workers
+    listeners = net.Listeners(
+        binds,
+        slots=first,
+        backlog=config.backlog,
+        inherited=inherited,
+        balance=config.balance,
+        core_of=cores.of_slot if config.affinity else None,
+    )
     try:
         for line in banner.lines(listeners.urls, workers, cores if config.affinity else None):
             log.info("%s", line)
         crowded = banner.crowding_warning(workers, cores) if config.affinity else None
-        for warning in (net.backlog_warning(config.backlog), crowded, low_limit):
+        unused = net.activation_warning(config)
+        for warning in (net.backlog_warning(config.backlog), crowded, low_limit, unused):
             if warning:
                 log.warning("%s", warning)
         if note:
             log.debug("%s", note)
-        supervisor = Supervisor(
-            config, listeners, cores, signals, reload_config=reload_config, worker_command=worker_command
-        )
-        return supervisor.run(workers)
+        nursery = Nursery(listeners, cores, command=worker_command)
+        outside = Outside(config, notifier=Notifier.from_environ(os.environ), takeover=takeover)
+        supervisor = Supervisor(config, listeners, nursery, signals, outside, reload_config=reload_config)
+        return supervisor.run(workers, first=first)
     finally:
         listeners.close()

@@ -10,13 +10,14 @@ number that are *leaving*: told to drain or stop, no longer of interest, only wa
 
     EMPTY ──START──▶ STARTING ──READY──▶ READY ──RELOAD──▶ RELOADING ──READY──▶ READY (old one drains)
                       │    ▲              │                  │
-              START_LOST  DUE       SERVER_LOST          START_LOST ──▶ READY (old one goes on)
+              START_LOST  DUE  SERVER_LOST, LEAVES       START_LOST ──▶ READY (old one goes on)
                       ▼    │              │
                      BACKOFF ◀────────────┘         any ──RETIRE──▶ DRAINING ──GONE──▶ DEAD
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
@@ -32,6 +33,8 @@ BACKOFF_CAP_S = 30.0
 KILL_AFTER_S = 8.0
 # From STOP to KILL.
 STOP_KILL_S = 1.0
+# --workers allows as many.
+MOST = 1024
 
 
 class State(IntEnum):
@@ -49,6 +52,7 @@ class Event(IntEnum):
     READY = auto()  # the starting process says READY
     START_LOST = auto()  # the starting process is gone
     SERVER_LOST = auto()  # the serving process is gone
+    LEAVES = auto()  # the serving process says that it drains, for a reason of its own
     RELOAD = auto()  # serve with a fresh process
     DUE = auto()  # the back-off is over
     RETIRE = auto()  # the slot is not wanted any more, or the server stops
@@ -60,6 +64,7 @@ class Action(IntEnum):
     SPAWN = auto()  # start a process; it becomes ``starting``
     DRAIN = auto()  # ``current`` becomes leaving and is told to finish its work
     STOP = auto()  # ``starting`` becomes leaving and is told to stop; it has no work
+    PART = auto()  # ``current`` becomes leaving; it knows already
     # Carried out here:
     PROMOTE = auto()  # ``starting`` becomes ``current``
     SCHEDULE = auto()  # set ``retry_at``
@@ -77,12 +82,14 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (_S.STARTING, _E.RETIRE): (_S.DRAINING, (_A.STOP,)),
     #
     (_S.READY, _E.SERVER_LOST): (_S.BACKOFF, (_A.SCHEDULE,)),
+    (_S.READY, _E.LEAVES): (_S.BACKOFF, (_A.PART, _A.SCHEDULE)),
     (_S.READY, _E.RELOAD): (_S.RELOADING, (_A.SPAWN,)),
     (_S.READY, _E.RETIRE): (_S.DRAINING, (_A.DRAIN,)),
     #
     (_S.RELOADING, _E.READY): (_S.READY, (_A.DRAIN, _A.PROMOTE)),
     (_S.RELOADING, _E.START_LOST): (_S.READY, ()),  # the old one keeps serving
     (_S.RELOADING, _E.SERVER_LOST): (_S.STARTING, ()),
+    (_S.RELOADING, _E.LEAVES): (_S.STARTING, (_A.PART,)),
     (_S.RELOADING, _E.RETIRE): (_S.DRAINING, (_A.STOP, _A.DRAIN)),
     #
     (_S.BACKOFF, _E.DUE): (_S.STARTING, (_A.SPAWN,)),
@@ -100,13 +107,17 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
 class Process:
     """One worker process, from its start to its reaping."""
 
-    pid: int
+    pid: int | None  # None: forked by a template, and has not said HELLO yet
     slot: int
     generation: int
     started_at: float
     ready_at: float | None = None
     kill_at: float | None = None  # KILL when it is still there
-    killed: bool = False  # by us
+    killed: str = ""  # by us, and why
+    cause: str = ""  # why another one takes over from it, if that is known before its end
+
+    def __str__(self) -> str:
+        return f"worker {self.slot} (pid {self.pid})" if self.pid else f"worker {self.slot}"
 
     def kill_by(self, at: float) -> None:
         """Set the time of its KILL; an earlier one stands."""
@@ -124,6 +135,8 @@ class Slot:
     leaving: list[Process] = field(default_factory=list)
     losses: int = 0  # processes lost in a row, none of them healthy
     retry_at: float | None = None
+    restarts: Counter[str] = field(default_factory=Counter)  # by cause
+    recycle_after: float = 0.0  # a replacement did not start: not again before
     carrier: Process | None = None  # the neighbour's process that has our listeners
 
     @property
@@ -152,7 +165,7 @@ def step(slot: Slot, event: Event, now: float) -> list[Effect]:
             case Action.SPAWN:
                 slot.retry_at = None
                 effects.append(Effect(action))
-            case Action.DRAIN:
+            case Action.DRAIN | Action.PART:
                 effects.append(Effect(action, _leave(slot, slot.current)))
                 slot.current = None
             case Action.STOP:
@@ -181,11 +194,16 @@ def bury(slot: Slot, process: Process, now: float) -> Event | None:
         return Event.START_LOST
     if process is slot.current:
         slot.current = None
-        if process.ready_at is not None and now - process.ready_at >= HEALTHY_S:
-            slot.losses = 0
+        forgive(slot, process, now)
         return Event.SERVER_LOST
     slot.leaving.remove(process)
     return None
+
+
+def forgive(slot: Slot, process: Process, now: float) -> None:
+    """A process that served long enough makes its slot's earlier losses forgotten."""
+    if process.ready_at is not None and now - process.ready_at >= HEALTHY_S:
+        slot.losses = 0
 
 
 def dismiss(slot: Slot) -> None:

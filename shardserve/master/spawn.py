@@ -1,8 +1,9 @@
-"""Starting one worker process, and the words for how one ended.
+"""Starting one process, and the words for how one ended.
 
-Rules of this file: a worker is exec'd, never forked off to run on: it inherits its listening sockets,
-its end of the control pipe, stdout and stderr, and nothing else. Which slot, when, and what follows
-is the supervisor's.
+Rules of this file: a worker is exec'd: it inherits its listening sockets, its end of the control
+pipe, its page of figures, stdout and stderr, and nothing else. (With --preload it is forked by a
+template instead, which is started here too: ``template.py``.) Which slot, when, and what follows is
+the supervisor's.
 
 - A worker leads a session of its own. So a Ctrl-C, a Ctrl-\\ or a Ctrl-Z at the terminal reaches the
   master alone, which then stops the workers in order; and a worker may write to the terminal
@@ -14,26 +15,42 @@ is the supervisor's.
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from .. import control
+from ..stats import Page
 from . import affinity
 from .channel import Channel
+from .notify import environment_for_workers
 
 WORKER_COMMAND = (sys.executable, "-m", "shardserve.worker")
 
 
+class Handle(Protocol):
+    """What the master does to a process: the part of ``subprocess.Popen`` that it uses."""
+
+    @property
+    def pid(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+    def send_signal(self, sig: int) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A live process and the pipe to it."""
+    """A live process, the pipe to it, and its figures."""
 
-    process: subprocess.Popen[bytes]
+    handle: Handle
     channel: Channel
+    page: Page
 
 
 def start_worker(
@@ -48,34 +65,71 @@ def start_worker(
     Raises OSError when the system has no process, memory or descriptor left, ControlError when START
     is too large for the pipe.
     """
-    control.encode(start)  # what cannot be sent should fail before there is a process
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return start_process(
+        lambda page_fd: dataclasses.replace(start, page_fd=page_fd),
+        now,
+        name=f"worker {start.slot}",
+        sockets=sockets,
+        command=command,
+        core=start.core,
+    )
+
+
+def start_process(
+    first_word: Callable[[int], control.Start | control.Preload],
+    now: float,
+    *,
+    name: str,
+    sockets: Sequence[socket.socket] = (),
+    command: Sequence[str] = WORKER_COMMAND,
+    core: int | None = None,
+) -> Worker:
+    """Start a process and send it its first message, which is made with the number of its page."""
+    page = Page.create(f"shardserve {name}")
     try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except BaseException:
+        page.close()
+        raise
+    try:
+        message = first_word(page.fd)
+        control.encode(message)  # what cannot be sent should fail before there is a process
         with theirs:
             process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *(sock.fileno() for sock in sockets)),
+                pass_fds=(theirs.fileno(), page.fd, *(sock.fileno() for sock in sockets)),
+                env=environment_for_workers(os.environ),
                 start_new_session=True,
             )
     except BaseException:
+        theirs.close()
         ours.close()
+        page.close()
         raise
-    if start.core is not None:
-        affinity.pin(process.pid, start.core)
-    channel = Channel(ours, f"worker {start.slot} (pid {process.pid})")
-    channel.send(start, now)
-    return Worker(process, channel)
+    if core is not None:
+        affinity.pin(process.pid, core)
+    channel = Channel(ours, f"{name} (pid {process.pid})")
+    channel.send(message, now)
+    return Worker(process, channel, page)
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def describe_exit(returncode: int) -> str:
     """``killed by SIGKILL``, ``exit code 3``: a Popen.returncode in words."""
     if returncode >= 0:
         return f"exit code {returncode}"
-    try:
-        name = signal.Signals(-returncode).name
-    except ValueError:
-        name = f"signal {-returncode}"
     if -returncode == signal.SIGKILL:
-        return f"killed by {name}, perhaps for want of memory"
-    return f"killed by {name}"
+        return "killed by SIGKILL, perhaps for want of memory"
+    return f"killed by {signal_name(-returncode)}"
+
+
+def cause_of(returncode: int) -> str:
+    """The same as a name to count by: ``SIGSEGV``, ``exit 3``."""
+    return f"exit {returncode}" if returncode >= 0 else signal_name(-returncode)

@@ -3,43 +3,44 @@
 Rules of this file: it waits in one place (``_wait``) and acts in one place (``turn``), always in the
 same order:
 
-    hear → reap → stop → reload → scale → timers → lend
+    hear → reap → stop → succeed → roll → scale → timers → lend → answer
 
-Signals and messages only leave notes for it. What a slot does next is the table in ``slots.py``;
-this file carries out its effects. The master never imports asyncio, uvloop or the app, never blocks
-on a worker, and knows nothing of HTTP.
+Signals, messages and ``ctl`` only leave notes for it. What a slot does next is the table in
+``slots.py``; this file carries out its effects. Processes are the crew's (``crew.py``), making them
+the nursery's, the world outside (systemd, the pid file, ctl, another master) is ``outside.py``'s.
+The master never imports asyncio, uvloop or the app, never blocks on a worker, and knows nothing of
+HTTP.
 
     TERM, INT      stop: workers finish what is in flight, at most timeout-graceful-shutdown. Exit 0
     the second     STOP to all, KILL a second later. Exit 0 as well: it did what it was told
     QUIT           both at once
-    HUP            rolling reload, one slot at a time, old worker drained once the new one is ready
+    HUP            rolling reload: old workers drain once the new ones are ready
+    USR2           upgrade: a new master takes over the listeners, this one drains and goes
     TTIN, TTOU     one worker more, one less (never below one)
 """
 
 from __future__ import annotations
 
 import logging
-import selectors
-import signal
-import socket
+import select
 import time
-from collections.abc import Sequence
 from enum import IntEnum
 
 from .. import control
-from ..config.model import Config, to_json
+from ..config.model import Config
 from ..errors import AppImportError, LifespanError, ShardserveError
 from ..net import listeners as net
 from ..observe import logs
-from . import reload, slots
-from .affinity import Cores
-from .reload import Reload, ReloadConfig
+from . import orders, recycle, slots
+from .crew import Crew, Member
+from .health import LOOK_S, Limits
+from .nursery import Nursery
+from .outside import Outside
+from .recycle import Allowance
+from .reload import ReloadConfig, Roller, Rolling
 from .signals import Signals
 from .slots import Action, Event, Process, Slot, State
-from .spawn import WORKER_COMMAND, Worker, describe_exit, start_worker
-
-# A worker that has not read its control pipe for this long, so long that the pipe is full, is killed.
-STUCK_KILL_S = 30.0
+from .spawn import cause_of, describe_exit
 
 log = logging.getLogger("shardserve.master")
 
@@ -58,39 +59,43 @@ class Supervisor:
         self,
         config: Config,
         listeners: net.Listeners,
-        cores: Cores,
+        nursery: Nursery,
         signals: Signals,
+        outside: Outside,
         *,
         reload_config: ReloadConfig | None = None,
-        worker_command: Sequence[str] = WORKER_COMMAND,
     ) -> None:
-        self._config = config  # what a respawned worker gets: a worker has been ready with it
-        self._generation = 0
+        self.config = config  # what a respawned worker gets: a worker has been ready with it
+        self.generation = 0
+        self.crew = Crew()
+        self.slots: dict[int, Slot] = {}
+        self.phase = Phase.STARTING
+        self.started_at = time.monotonic()
+        self.wanted = 0
+        self.roller = Roller(reload_config)
         self._listeners = listeners
-        self._cores = cores
+        self._nursery = nursery
         self._signals = signals
-        self._reload_config = reload_config
-        self._worker_command = worker_command
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(signals.fileno(), selectors.EVENT_READ)
-        self._slots: dict[int, Slot] = {}
-        self._processes: dict[int, tuple[Process, Worker]] = {}  # by pid, until reaped
-        self._phase = Phase.STARTING
+        self._outside = outside
         self._exit_code = 0
-        self._started_at = 0.0
-        # Notes that signals leave:
+        self._held_back = 0  # slots that start once the first ones serve
+        # Notes that signals and ctl leave:
         self._stops_asked = 0
-        self._reload_asked = False
-        self._wanted = 0
-        self._reload: Reload | None = None
-        self._generations = 0
+        self._upgrade_asked = False
 
-    def run(self, workers: int) -> int:
-        """Start ``workers`` slots and serve. Returns the exit code, with every worker gone."""
-        self._started_at = now = time.monotonic()
-        self._wanted = workers
+    def run(self, workers: int, *, first: int | None = None) -> int:
+        """Start ``workers`` slots and serve. Returns the exit code, with every worker gone.
+
+        ``first``: start only so many before every one of them is ready (``net/listeners.py``, settle).
+        """
+        self.started_at = now = time.monotonic()
+        self.wanted = workers if first is None else first
+        self._held_back = workers - self.wanted
+        for number in self._listeners.slots_made:
+            if number >= workers:  # of a master before us, with connections in them
+                self.slots[number] = Slot(number, State.DEAD)
         try:
-            self._add_slots(now)
+            self._begin(now)
             self.turn(now)
             while not self._finished():
                 self._wait(now)
@@ -100,168 +105,192 @@ class Supervisor:
             return self._exit_code
         finally:
             # If this is an error of ours: end of file tells the workers to finish and go.
-            for _, worker in self._processes.values():
-                worker.channel.close()
-            self._selector.close()
+            self.crew.close()
+            self._nursery.close(now)
+            self._outside.close()
+
+    def _begin(self, now: float) -> None:
+        try:
+            self._nursery.prepare(self.config, self.generation, now)
+        except (OSError, ShardserveError) as error:
+            self._give_up("start", str(error), now)
+        if self._nursery.prepared(self.generation):
+            self._add_slots(now)
 
     def turn(self, now: float) -> None:
         """Everything that is to be done now, in the order of this file's docstring."""
         self._hear(now)
         self._reap(now)
         self._stop(now)
+        self._succeed(now)
         self._roll(now)
         self._scale(now)
         self._timers(now)
         self._lend(now)
+        self._outside.answer(self, now)
 
     def _finished(self) -> bool:
-        return self._phase >= Phase.STOPPING and all(s.state is State.DEAD for s in self._slots.values())
+        over = self.phase >= Phase.STOPPING and all(s.state is State.DEAD for s in self.slots.values())
+        return over and self._nursery.empty
+
+    # What others ask of it
+
+    @property
+    def urls(self) -> list[str]:
+        return self._listeners.urls
+
+    @property
+    def upgrading(self) -> bool:
+        return self._outside.upgrading
+
+    def core_of(self, slot: int) -> int | None:
+        return self._nursery.core_of(slot, self.config)
+
+    def ask_stop(self, *, force: bool = False) -> None:
+        self._stops_asked += 2 if force else 1
+
+    def ask_upgrade(self) -> None:
+        self._upgrade_asked = True
 
     # Waiting
 
     def _wait(self, now: float) -> None:
-        """Sleep until something happens: a signal, a message, room in a pipe, a deadline."""
-        for _, worker in self._processes.values():
-            self._watch(worker)
-        deadlines = [slots.next_deadline(self._slots.values())]
-        deadlines += [
-            worker.channel.stuck_since + STUCK_KILL_S
-            for _, worker in self._processes.values()
-            if worker.channel.stuck_since is not None
+        """Sleep until something happens: a signal, a message, room in a pipe, a deadline, the next look."""
+        poll = select.poll()
+        poll.register(self._signals.fileno(), select.POLLIN)
+        for fd, events in [*self.crew.watched(), *self._nursery.watched(), *self._outside.watched()]:
+            poll.register(fd, events)
+        deadlines = [
+            slots.next_deadline(self.slots.values()),
+            self.crew.stuck_deadline(),
+            self._nursery.next_deadline(),
+            self._outside.next_deadline(),
+            now + LOOK_S if len(self.crew) else None,
         ]
         soonest = min((at for at in deadlines if at is not None), default=None)
-        self._selector.select(None if soonest is None else max(0.0, soonest - now))
+        # Rounded up: a deadline that is not quite there would have us turn for nothing.
+        poll.poll(None if soonest is None else max(0, int((soonest - now) * 1000) + 1))
         for number in self._signals.take():
-            self._note(number)
-
-    def _watch(self, worker: Worker) -> None:
-        """Have the selector look at the pipe: for messages, and for room if something is unsent."""
-        channel = worker.channel
-        if not channel.open:
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.wants_to_send else 0)
-        key = self._selector.get_map().get(channel.fileno())
-        if key is None:
-            self._selector.register(channel.fileno(), events)
-        elif key.events != events:
-            self._selector.modify(channel.fileno(), events)
-
-    def _note(self, number: signal.Signals) -> None:
-        """What a signal asks for; the loop comes to it in its own order."""
-        match number:
-            case signal.SIGTERM | signal.SIGINT:
-                self._stops_asked += 1
-            case signal.SIGQUIT:
-                self._stops_asked += 2
-            case signal.SIGHUP:
-                self._reload_asked = True
-            case signal.SIGTTIN:
-                self._wanted += 1
-            case signal.SIGTTOU:
-                self._wanted = max(1, self._wanted - 1)
-            case signal.SIGCHLD:
-                pass  # it woke us up; reaping looks at every process anyway
-            case _:
-                log.debug("ignored %s", number.name)
+            orders.note(self, number)
 
     # Hearing
 
     def _hear(self, now: float) -> None:
-        for process, worker in list(self._processes.values()):
-            if worker.channel.open:
-                worker.channel.flush(now)
-                self._receive(process, worker, now)
-
-    def _receive(self, process: Process, worker: Worker, now: float) -> None:
-        for message in worker.channel.receive():
+        for process, message in self.crew.hear(now):
             self._obey(process, message, now)
-        if not worker.channel.open:
-            self._hang_up(worker)
-            # End of file: it is dying. One that closed its pipe and lives on is of no use.
-            process.kill_by(now + slots.KILL_AFTER_S)
-
-    def _hang_up(self, worker: Worker) -> None:
-        fd = worker.channel.fileno()
-        if fd != -1:
-            if fd in self._selector.get_map():
-                self._selector.unregister(fd)
-            worker.channel.close()
+        for news in self._nursery.turn(now):
+            self._template_news(news.generation, news.stage, news.failure, now)
 
     def _obey(self, process: Process, message: control.Message, now: float) -> None:
-        slot = self._slots[process.slot]
+        slot = self.slots[process.slot]
         match message:
+            case control.Hello():
+                self.crew.born(process, message.pid)
             case control.Ready() if process is slot.starting:
                 self._ready(slot, process, message.startup_ms, now)
             case control.Failed() if process is slot.starting:
                 slots.dismiss(slot)
                 process.kill_by(now + slots.KILL_AFTER_S)
                 self._start_lost(slot, message.stage, message.text, now)
+            case control.Leaving() if process is slot.current:
+                self._leaves(slot, process, message.reason, now)
             case control.Drained():
-                log.info("%s drained: %d served, %d cut", _name(process), message.served, message.cut)
+                log.info("%s drained: %d served, %d cut", process, message.served, message.cut)
             case _:
-                log.debug("%s: %s is of no interest now", _name(process), message.type)
+                log.debug("%s: %s is of no interest now", process, message.type)
 
     def _ready(self, slot: Slot, process: Process, startup_ms: int, now: float) -> None:
+        before = slot.current
         self._step(slot, Event.READY, now)
-        level = logging.DEBUG if self._phase is Phase.STARTING else logging.INFO
-        log.log(level, "%s is ready, %d ms after START", _name(process), startup_ms)
-        rolling = self._reload
-        if rolling is not None and rolling.slot == slot.number and process.generation == rolling.generation:
-            rolling.slot = None
-            self._adopt_config(rolling)
-        wanted = [s for s in self._slots.values() if s.wanted]
-        if self._phase is Phase.STARTING and all(s.state is State.READY for s in wanted):
-            self._phase = Phase.SERVING
-            count = f"{len(wanted)} worker{'s' if len(wanted) != 1 else ''}"
-            log.info("ready: %s in %d ms", count, round((now - self._started_at) * 1000))
+        level = logging.DEBUG if self.phase is Phase.STARTING else logging.INFO
+        log.log(level, "%s is ready, %d ms after START", process, startup_ms)
+        config = self.config
+        rolling = self.roller.rolls(slot)
+        if rolling is not None and process.generation == rolling.generation:
+            config = rolling.config
+            if before is not None:
+                slot.restarts[rolling.cause] += 1
+            self.roller.replaced(slot, process)
+            self._adopt_config(rolling, now)
+        self.crew[process].serves(Allowance.draw(config, now))
+        wanted = [s for s in self.slots.values() if s.wanted]
+        if self.phase is Phase.STARTING and all(s.state is State.READY for s in wanted):
+            self._serving(len(wanted), now)
+
+    def _serving(self, workers: int, now: float) -> None:
+        self.phase = Phase.SERVING
+        self._nursery.adopt(self.config, self.generation, now)
+        count = f"{workers} worker{'s' if workers != 1 else ''}"
+        log.info("ready: %s in %d ms", count, round((now - self.started_at) * 1000))
+        self._outside.serving()
+        if self._outside.took_over:
+            self._listeners.settle()
+        self.wanted += self._held_back
+
+    def _leaves(self, slot: Slot, process: Process, reason: str, now: float) -> None:
+        log.info("%s drains (%s); another one takes its place", process, reason)
+        slots.forgive(slot, process, now)
+        slot.restarts[reason] += 1
+        process.kill_by(now + self.config.timeout_graceful_shutdown_s + slots.KILL_AFTER_S)
+        self._step(slot, Event.LEAVES, now)
+        self._tell_delay(slot, now)
+
+    def _template_news(self, generation: int, stage: str, failure: str, now: float) -> None:
+        if self.phase is Phase.STARTING and generation == self.generation:
+            if failure:
+                self._give_up(stage, failure, now)
+            else:
+                self._add_slots(now)
+        elif failure and self.roller.rolling is not None and self.roller.rolling.generation == generation:
+            log.error("not reloaded, the template did not start (%s): %s", stage, failure)
+            self.roller.rolling.fail(failure)
 
     # Reaping
 
     def _reap(self, now: float) -> None:
-        for process, worker in list(self._processes.values()):
-            returncode = worker.process.poll()
-            if returncode is None:
-                continue
-            if worker.channel.open:
-                self._receive(process, worker, now)  # its last words came before its death
-            # A process that the app forked may hold the other end: do not wait for end of file.
-            self._hang_up(worker)
-            del self._processes[process.pid]
-            self._bury(process, returncode, now)
+        for member, returncode in self.crew.reap(now, lambda one, message: self._obey(one, message, now)):
+            self._bury(member, returncode, now)
+        children = {member.process.pid for member in self.crew} | self._outside.children
+        self._nursery.reap_strangers(children)
 
-    def _bury(self, process: Process, returncode: int, now: float) -> None:
-        slot = self._slots[process.slot]
-        how = "killed by the master" if process.killed else describe_exit(returncode)
+    def _bury(self, member: Member, returncode: int, now: float) -> None:
+        process = member.process
+        slot = self.slots[process.slot]
+        how = f"killed by the master: {process.killed}" if process.killed else describe_exit(returncode)
         event = slots.bury(slot, process, now)
         if event is Event.START_LOST:
             text = f"{how}, {now - process.started_at:.1f} s after its start, before it was ready"
-            self._start_lost(slot, "start", f"{_name(process)} ended: {text}", now)
+            self._start_lost(slot, "start", f"{process} ended: {text}", now)
         elif event is Event.SERVER_LOST:
-            self._step(slot, event, now)
             assert process.ready_at is not None
+            slot.restarts[process.cause or cause_of(returncode)] += 1
+            self._step(slot, event, now)
             level = logging.ERROR if returncode else logging.INFO
-            served_s = now - process.ready_at
-            log.log(level, "%s ended (%s) after %.1f s of service", _name(process), how, served_s)
+            rss_mib = member.vitals.rss_bytes / 2**20
+            log.log(level, "%s ended (%s) after %.1f s of service, with %.0f MiB resident at the last look",
+                    process, how, now - process.ready_at, rss_mib)  # fmt: skip
             self._tell_delay(slot, now)
         else:
             crashed = returncode and process.ready_at is not None and not process.killed
-            log.log(logging.WARNING if crashed else logging.DEBUG, "%s is gone: %s", _name(process), how)
+            log.log(logging.WARNING if crashed else logging.DEBUG, "%s is gone: %s", process, how)
 
     def _start_lost(self, slot: Slot, stage: str, text: str, now: float) -> None:
         """A worker did not get to READY. What that means depends on what else serves."""
         self._step(slot, Event.START_LOST, now)
-        if self._phase is Phase.STARTING:
+        if self.phase is Phase.STARTING:
             self._give_up(stage, text, now)
-        elif self._phase is Phase.SERVING:
+        elif self.phase is Phase.SERVING:
             log.error("worker %d did not start (%s): %s", slot.number, stage, text)
-            if self._reload is not None and self._reload.slot == slot.number:
-                self._abandon_reload(slot)
+            slot.restarts["start"] += 1
+            if self.roller.rolls(slot) is not None:
+                self.roller.abandon(slot, text, now)
             self._tell_delay(slot, now)
 
     def _give_up(self, stage: str, text: str, now: float) -> None:
         """The first start failed. The others will fail alike, so this one text is all there is to say."""
         kind = LifespanError if stage == "lifespan" else AppImportError
         log.critical("the app did not start (%s): %s", stage, text)
+        self._outside.failed(text)
         self._exit_code = kind.exit_code
         self._begin_stop(now)
 
@@ -272,84 +301,111 @@ class Supervisor:
     # Stopping
 
     def _stop(self, now: float) -> None:
-        if self._stops_asked >= 1 and self._phase < Phase.STOPPING:
-            log.info("stopping: requests in flight get %g s", self._config.timeout_graceful_shutdown_s)
+        if self._stops_asked >= 1 and self.phase < Phase.STOPPING:
+            log.info("stopping: requests in flight get %g s", self.config.timeout_graceful_shutdown_s)
             self._begin_stop(now)
-        if self._stops_asked >= 2 and self._phase < Phase.FORCED:
-            self._phase = Phase.FORCED
+        if self._stops_asked >= 2 and self.phase < Phase.FORCED:
+            self.phase = Phase.FORCED
             log.warning("told to stop at once: cutting what is in flight")
-            for process, worker in self._processes.values():
-                self._send_stop(process, worker, now)
+            for member in self.crew:
+                self.crew.stop(member.process, now)
 
     def _begin_stop(self, now: float) -> None:
-        self._phase = Phase.STOPPING
-        self._reload = None
-        for slot in self._slots.values():
+        self.phase = Phase.STOPPING
+        self.roller.cancel("the server stops")
+        self._outside.stopping(now)
+        self._nursery.close(now)
+        # Whoever connects from now on should be refused, and go elsewhere, as soon as the workers
+        # have closed theirs. Before they are told: a worker answers what waits in its queue and closes
+        # it, and with our copy still open others would queue up behind that, to be reset by our close.
+        self._listeners.close(unlink=self._outside.is_the_master)
+        for slot in self.slots.values():
             for process in slot.leaving:  # told with a grace that nothing is left to justify
                 self._send_drain(process, now)
             if slot.wanted:
                 self._step(slot, Event.RETIRE, now)
-        # Whoever connects from now on should be refused, and go elsewhere, as soon as the workers
-        # have closed theirs; with our copies open they would wait in a queue that nobody serves.
-        self._listeners.close()
 
-    # Reloading
+    # Being succeeded (USR2)
+
+    def _succeed(self, now: float) -> None:
+        """Start a new master when told to; once it serves, drain and go."""
+        if self._upgrade_asked:
+            self._upgrade_asked = False
+            if self.phase is not Phase.SERVING or self.roller.rolling is not None:
+                log.warning("no upgrade now: the server is starting, reloading or stopping; try again")
+            else:
+                self._outside.begin_upgrade(self._listeners, now)
+        if self._outside.taken_over(now) and self.phase < Phase.STOPPING:
+            log.info("the new master serves; finishing what is in flight here")
+            self._begin_stop(now)
+
+    # Rolling: reloads and recycling
 
     def _roll(self, now: float) -> None:
-        """Go on with the reload until a worker has to be waited for."""
-        if self._phase is not Phase.SERVING:
+        """Go on with the replacement until workers have to be waited for."""
+        if self.phase is not Phase.SERVING or self._outside.upgrading:
             return
-        while self._reload_asked or self._reload is not None:
-            if self._reload is not None and self._reload.slot is not None:
-                return
-            if self._reload_asked:
-                self._reload_asked = False
-                self._generations += 1
-                numbers = [slot.number for slot in self._slots.values() if slot.wanted]
-                self._reload = reload.begin(
-                    self._config, self._reload_config, generation=self._generations, slots=numbers
-                )
-                continue
-            assert self._reload is not None
-            if not self._reload.queue:
-                log.info("reloaded")
-                self._reload = None
-                return
-            self._reload.slot = number = self._reload.queue.popleft()
-            self._step(self._slots[number], Event.RELOAD, now)
+        rolling = self.roller.rolling
+        if rolling is None or (self.roller.asked and not rolling.active):
+            rolling = self._next_rolling(now)
+        if rolling is None or not self._nursery.prepared(rolling.generation):
+            return
+        for number in () if self.roller.asked else rolling.take():
+            if rolling.failure:
+                rolling.active.discard(number)
+            else:
+                self._step(self.slots[number], Event.RELOAD, now)
+        if not rolling.active and not rolling.queue:
+            self._rolled(rolling, now)
 
-    def _adopt_config(self, rolling: Reload) -> None:
+    def _next_rolling(self, now: float) -> Rolling | None:
+        if not self.roller.asked:
+            found = recycle.find(self.crew, self.slots, now)
+            if found is None:
+                return None
+            return self.roller.begin_recycling(found[0], self.config, self.generation, found[1])
+        self._outside.reloading()
+        numbers = [slot.number for slot in self.slots.values() if slot.wanted]
+        rolling = self.roller.begin_reload(self.config, numbers)
+        if not rolling.failure:
+            try:
+                self._nursery.prepare(rolling.config, rolling.generation, now)
+            except (OSError, ShardserveError) as error:
+                self._template_news(rolling.generation, "start", str(error), now)
+        return rolling
+
+    def _adopt_config(self, rolling: Rolling, now: float) -> None:
         """A worker is ready with it, so it can be what a respawned worker gets."""
-        if rolling.generation != self._generation:
-            self._config, self._generation = rolling.config, rolling.generation
-            logs.configure(self._config)
+        if rolling.generation != self.generation:
+            self.config, self.generation = rolling.config, rolling.generation
+            self._nursery.adopt(self.config, self.generation, now)
+            logs.configure(self.config)
 
-    def _abandon_reload(self, slot: Slot) -> None:
-        """The others would fail alike; they are left as they are."""
-        assert self._reload is not None
-        left = [slot.number, *self._reload.queue]
-        self._reload = None
-        log.error("reload abandoned; not reloaded: worker %s", ", ".join(map(str, left)))
+    def _rolled(self, rolling: Rolling, now: float) -> None:
+        self._nursery.keep_only(self.generation, now)
+        if rolling.is_reload:
+            self._outside.reloaded(rolling.failure)
+        self.roller.end()
 
     # Scaling
 
     def _scale(self, now: float) -> None:
-        if self._phase is not Phase.SERVING or self._reload is not None:
+        if self.phase is not Phase.SERVING or self.roller.rolling is not None or self._outside.upgrading:
             return
-        serving = sorted(slot.number for slot in self._slots.values() if slot.wanted)
-        if len(serving) < self._wanted:
-            log.info("from %d to %d workers", len(serving), self._wanted)
+        serving = sorted(slot.number for slot in self.slots.values() if slot.wanted)
+        if len(serving) < self.wanted:
+            log.info("from %d to %d workers", len(serving), self.wanted)
             self._add_slots(now)
-        for number in serving[self._wanted :]:
+        for number in serving[self.wanted :]:
             log.info("one worker less: worker %d goes", number)
-            self._step(self._slots[number], Event.RETIRE, now)
+            self._step(self.slots[number], Event.RETIRE, now)
 
     def _add_slots(self, now: float) -> None:
         """Start slots, the lowest unused numbers first, until as many are wanted as should be."""
-        missing = self._wanted - sum(slot.wanted for slot in self._slots.values())
+        missing = self.wanted - sum(slot.wanted for slot in self.slots.values())
         number = 0
-        while missing > 0 and self._phase < Phase.STOPPING:
-            slot = self._slots.setdefault(number, Slot(number))
+        while missing > 0 and self.phase < Phase.STOPPING:
+            slot = self.slots.setdefault(number, Slot(number))
             if slot.state in (State.EMPTY, State.DRAINING, State.DEAD):
                 self._step(slot, Event.START, now)
                 missing -= 1
@@ -358,16 +414,13 @@ class Supervisor:
     # Time
 
     def _timers(self, now: float) -> None:
-        for process, worker in list(self._processes.values()):
-            stuck = worker.channel.stuck_since
-            if (process.kill_at is not None and process.kill_at <= now) or (
-                stuck is not None and stuck + STUCK_KILL_S <= now
-            ):
-                log.warning("%s is still there past its deadline: killing it", _name(process))
-                process.kill_at, process.killed = None, True
-                worker.channel.stuck_since = None
-                worker.process.kill()
-        for slot in self._slots.values():
+        config = self.config
+        limits = Limits(
+            config.loop_lag_warn_s, config.timeout_worker_healthcheck_s, config.timeout_worker_startup_s
+        )
+        self.crew.examine(limits, now)
+        self.crew.kill_overdue(now)
+        for slot in self.slots.values():
             event = slots.due(slot, now)
             if event is not None:
                 self._step(slot, event, now)
@@ -380,16 +433,16 @@ class Supervisor:
         Also while a worker starts again: its imports may take long, and the kernel goes on dealing
         connections to its slot. Not during the first start, when all come up together.
         """
-        if self._phase is not Phase.SERVING:
+        if self.phase is not Phase.SERVING:
             return
-        for slot, carrier in slots.returns(self._slots):
-            self._send(carrier, control.Release(slot.number), now)
-        for slot, carrier in slots.lendings(self._slots):
+        for slot, carrier in slots.returns(self.slots):
+            self.crew.send(carrier, control.Release(slot.number), now)
+        for slot, carrier in slots.lendings(self.slots):
             entries = self._listeners.made_for(slot.number)
             if entries:  # a unix socket is everybody's anyway
                 log.info("worker %d accepts for slot %d meanwhile", carrier.slot, slot.number)
                 message = control.Adopt(slot.number, [entry.url for entry in entries])
-                self._send(carrier, message, now, [entry.sock for entry in entries])
+                self.crew.send(carrier, message, now, [entry.sock for entry in entries])
 
     # Effects
 
@@ -405,54 +458,29 @@ class Supervisor:
             assert effect.process is not None
             if effect.action is Action.DRAIN:
                 self._send_drain(effect.process, now)
-            else:
+            elif effect.action is Action.STOP:
                 # It has no requests yet, and cannot hear us while it imports: no use waiting long.
-                _, worker = self._processes[effect.process.pid]
-                self._send_stop(effect.process, worker, now)
+                self.crew.stop(effect.process, now)
 
     def _spawn(self, slot: Slot, now: float) -> None:
-        config, generation = self._config, self._generation
-        if self._reload is not None and self._reload.slot == slot.number:
-            config, generation = self._reload.config, self._reload.generation
-        core = self._cores.of_slot(slot.number) if config.affinity else None
+        config, generation = self.config, self.generation
+        rolling = self.roller.rolls(slot)
+        if rolling is not None:
+            config, generation = rolling.config, rolling.generation
         try:
-            entries = self._listeners.of_slot(slot.number) + self._listeners.shared
-            inherited = [control.Listener(entry.sock.fileno(), entry.url) for entry in entries]
-            start = control.Start(slot.number, generation, core, to_json(config), inherited)
-            sockets = [entry.sock for entry in entries]
-            worker = start_worker(start, now, sockets=sockets, command=self._worker_command)
+            process, worker = self._nursery.start(slot.number, config, generation, now)
         except (OSError, ShardserveError) as error:
             self._start_lost(slot, "start", str(error), now)
             return
-        slot.starting = Process(worker.process.pid, slot.number, generation, started_at=now)
-        self._processes[worker.process.pid] = (slot.starting, worker)
-        log.debug("%s starts on core %s", _name(slot.starting), core)
+        slot.starting = process
+        self.crew.add(process, worker)
 
     def _send_drain(self, process: Process, now: float) -> None:
-        """Tell it to finish. Nobody comes after it when the server stops, so idle clients can go too."""
-        grace_s = 0.0 if self._phase >= Phase.STOPPING else self._config.timeout_drain_idle_s
-        deadline_s = self._config.timeout_graceful_shutdown_s
+        """Tell it to finish. Where nobody comes after it (the server stops), idle clients can go too."""
+        config = self.config
+        last = self.phase >= Phase.STOPPING and not self._outside.handed_over
+        grace_s = 0.0 if last else config.timeout_drain_idle_s
+        deadline_s = config.timeout_graceful_shutdown_s
         process.kill_by(now + deadline_s + slots.KILL_AFTER_S)
-        self._send(process, control.Drain(grace_s, deadline_s), now, last=True)
-
-    def _send_stop(self, process: Process, worker: Worker, now: float) -> None:
-        process.kill_by(now + slots.STOP_KILL_S)
-        worker.channel.send(control.Stop(), now, last=True)
-
-    def _send(
-        self,
-        process: Process,
-        message: control.Message,
-        now: float,
-        sockets: Sequence[socket.socket] = (),
-        *,
-        last: bool = False,
-    ) -> None:
-        """Send to a process that may be gone already."""
-        if process.pid in self._processes:
-            _, worker = self._processes[process.pid]
-            worker.channel.send(message, now, sockets, last=last)
-
-
-def _name(process: Process) -> str:
-    return f"worker {process.slot} (pid {process.pid})"
+        message = control.Drain(grace_s, deadline_s, config.timeout_drain_streams_s)
+        self.crew.send(process, message, now, last=True)

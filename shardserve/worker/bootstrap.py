@@ -1,11 +1,16 @@
 """From a bare process to a running worker, and from a finished one to its exit.
 
 Rules of this file: one pass, in the order written: START → settings → logs → event loop → app →
-server → exit. A step that fails tells the master which stage it was and why, and the worker ends
+server → exit. A step that fails tells the master which stage it was and why, and the process ends
 with 3; the master is the one that prints it. What happens while the worker runs is ``server.py``'s.
 
 The app is imported before the loop runs, with the loop already set, so that an app which asks for
 the event loop at import gets the one that will serve it.
+
+With --preload the first message is PRELOAD, and the process a template: settings → logs → app →
+forks (``template.py``). Each of these goes through the same pass as after START, but for the app,
+which it has. An app that asks for the event loop at import gets asyncio's error there, since there
+can be no loop before a fork.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, NoReturn, TextIO
 
 import uvloop
@@ -30,27 +36,56 @@ from ..config.model import Config, from_json
 from ..errors import AppImportError, ControlError
 from ..observe import logs
 from ..observe.access import AccessLog
+from ..stats import Page
 from ..types import ASGIApp
+from . import template
+from .admission import Admission
 from .channel import Channel, close_all, shortened
+from .heartbeat import watch_for_dumps
+from .orphan import end_after_the_master
 from .server import EXIT_DRAINED, EXIT_FAILED, Logs, Plan, Server
 
 # For tasks that the app left behind, as asyncio.run() cancels them.
 LEFTOVER_TASKS_S = 1.0
 # For threads and atexit handlers (2 s is what error trackers such as Sentry wait by default).
 EXIT_S = 3.0
+# From the deadline of a drain to the end of a worker that does not drain and has no master to kill it: more
+# than the app's lifespan shutdown (5 s) and exit handlers (3 s) take.
+ORPHAN_S = 10.0
+# What asyncio says to an app that wants an event loop at import, and what we say to people then.
+NO_LOOP = "no current event loop"
+NO_LOOP_HINT = (
+    "\nWith --preload there is no event loop at import, because none would survive the fork. Make what needs "
+    "one in the lifespan startup."
+)
 
 log = logging.getLogger("shardserve.worker")
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a worker begins with. The app and an outgrown page are there if a template forked it."""
+
+    channel: Channel
+    start: control.Start
+    app: ASGIApp | None = None
+    outgrown: Page | None = None
+
+
 def run(control_fd: int) -> NoReturn:
-    """The whole life of a worker process."""
+    """The whole life of a worker process; or of a template, and from their fork on of its workers."""
     _leave_signals_to_the_master()
-    channel = Channel.from_fd(control_fd)
-    start = _receive_start(channel)
+    beginning = _begin(Channel.from_fd(control_fd))
+    channel, start, app = beginning.channel, beginning.start, beginning.app
     config, plan = _settle(channel, start)
-    logs.configure(config, slot=start.slot)
+    _watch_for_dumps(plan.page, beginning.outgrown)
+    end_after_the_master(channel.fileno(), config.timeout_graceful_shutdown_s + ORPHAN_S)
     loop = uvloop.new_event_loop()
-    app = _import(channel, config, loop)
+    asyncio.set_event_loop(loop)
+    if app is None:
+        logs.configure(config, slot=start.slot)
+        app = _import(channel, config)
+        asyncio.set_event_loop(loop)  # again: an app that calls asyncio.run() at import unsets it
     server = build(plan, config, app, channel=channel, loop=loop)
     code = loop.run_until_complete(server.run())
     if server.stopped:
@@ -73,7 +108,8 @@ def _leave_signals_to_the_master() -> None:
         signal.signal(number, lambda *_: None)
 
 
-def _receive_start(channel: Channel) -> control.Start:
+def _begin(channel: Channel) -> Beginning:
+    """START as the first message, or, for a template, PRELOAD and a fork."""
     try:
         received = channel.receive()
     except ControlError as error:
@@ -84,9 +120,11 @@ def _receive_start(channel: Channel) -> control.Start:
     message = received.message
     if isinstance(message, control.Drain | control.Stop):
         leave(EXIT_DRAINED)
+    if isinstance(message, control.Preload):
+        return _preload(channel, message)
     if not isinstance(message, control.Start):
-        _fail(channel, "start", f"the first message was {message.type}, not START")
-    return message
+        _fail(channel, "start", f"the first message was {message.type}, not START or PRELOAD")
+    return Beginning(channel, message)
 
 
 def _settle(channel: Channel, start: control.Start) -> tuple[Config, Plan]:
@@ -94,11 +132,14 @@ def _settle(channel: Channel, start: control.Start) -> tuple[Config, Plan]:
     try:
         config = from_json(start.config)
         listeners = [_inherited(listener) for listener in start.listeners]
+        page = _page(start.page_fd)
     except Exception as error:
         # Whatever is wrong with START (a master of another version, mostly): it is the answer.
         _fail(channel, "start", f"START cannot be obeyed: {error}")
     own_drain = control.Drain(
-        grace_s=config.timeout_drain_idle_s, deadline_s=config.timeout_graceful_shutdown_s
+        grace_s=config.timeout_drain_idle_s,
+        deadline_s=config.timeout_graceful_shutdown_s,
+        streams_s=config.timeout_drain_streams_s,
     )
     plan = Plan(
         slot=start.slot,
@@ -106,6 +147,7 @@ def _settle(channel: Channel, start: control.Start) -> tuple[Config, Plan]:
         backlog=config.backlog,
         own_drain=own_drain,
         started_at=started_at,
+        page=page,
     )
     return config, plan
 
@@ -120,20 +162,62 @@ def _inherited(listener: control.Listener) -> socket.socket:
     return sock
 
 
-def _import(channel: Channel, config: Config, loop: asyncio.AbstractEventLoop) -> ASGIApp:
-    asyncio.set_event_loop(loop)
+def _page(fd: int | None) -> Page | None:
+    if fd is None:
+        return None
+    os.set_inheritable(fd, False)
+    return Page(fd)
+
+
+def _watch_for_dumps(page: Page | None, outgrown: Page | None) -> None:
+    """Dumps go to this page from now on; ``outgrown`` is the template's, which still got them."""
+    watch_for_dumps(page)
+    if page is not None and outgrown is not None:
+        outgrown.close()
+
+
+def _import(channel: Channel, config: Config, *, preloading: bool = False) -> ASGIApp:
     try:
         app = load_app(config.app, app_dir=config.app_dir, factory=config.factory)
     except AppImportError as error:
-        _fail(channel, "import", str(error))
+        text = str(error)
+        _fail(channel, "import", text + (NO_LOOP_HINT if preloading and NO_LOOP in text else ""))
     logs.enable()
-    asyncio.set_event_loop(loop)  # again: an app that calls asyncio.run() at import unsets it
     return app
 
 
 def _fail(channel: Channel, stage: str, text: str) -> NoReturn:
     channel.send(control.Failed(stage=stage, text=shortened(text)))
     leave(EXIT_FAILED)
+
+
+# The template
+
+
+def _preload(channel: Channel, preload: control.Preload) -> Beginning:
+    """The life of a template. This returns in the workers that it forks."""
+    started_at, master = time.monotonic(), os.getppid()
+    try:
+        config = from_json(preload.config)
+        page = _page(preload.page_fd)
+    except Exception as error:
+        _fail(channel, "start", f"PRELOAD cannot be obeyed: {error}")
+    watch_for_dumps(page)
+    logs.configure(config)
+    handlers = list(logging.getLogger(logs.LOGGER_NAMES[0]).handlers)
+    asyncio.set_event_loop(None)  # or asyncio makes one for whoever asks (until Python 3.14)
+    app = _import(channel, config, preloading=True)
+    template.warn_of_threads()
+    template.freeze()
+    took_ms = round((time.monotonic() - started_at) * 1000)
+    channel.send(control.Ready(pid=os.getpid(), startup_ms=took_ms))
+    birth = template.serve(channel, master=master)
+    if birth is None:
+        # At once: exit handlers of the app would tidy up what its workers still use.
+        leave_at_once(EXIT_DRAINED)
+    if logging.getLogger(logs.LOGGER_NAMES[0]).handlers == handlers:  # the app has set up no others
+        logs.configure(config, slot=birth.start.slot)
+    return Beginning(birth.channel, birth.start, app=app, outgrown=page)
 
 
 # The app is there
@@ -148,7 +232,7 @@ def build(
     access = _access_log(config, loop)
     rejects = logs.RejectReporter()
 
-    def make_factory(state: dict[str, Any]) -> _native.ProtocolFactory:
+    def make_factory(state: dict[str, Any], admission: Admission) -> _native.ProtocolFactory:
         return _native.ProtocolFactory(
             app,
             loop=loop,
@@ -162,6 +246,9 @@ def build(
             on_app_error=logs.app_error_reporter(),
             on_reject=rejects,
             access=access,
+            max_fd=admission.max_fd,
+            on_crowded=admission.on_crowded,
+            limit_concurrency=config.limit_concurrency or 0,
         )
 
     return Server(

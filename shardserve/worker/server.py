@@ -7,7 +7,8 @@ importing the app and ending the process are ``bootstrap.py``'s.
 
     what arrives          while starting            while serving           while draining
     DRAIN                 give up, DRAINED, exit 0  drain                   ignored
-    SIGTERM, master gone  the same                  drain, own deadline     ignored
+    SIGTERM               the same                  LEAVING, drain          ignored
+    master gone           the same                  drain, own deadline     ignored
     STOP                  exit 0                    cut, exit 0             cut, exit 0
     ADOPT, RELEASE        kept until serving        done in order           descriptors closed
 """
@@ -32,7 +33,10 @@ from ..errors import ControlError, LifespanError
 from ..observe import tracebacks
 from ..observe.access import AccessLog
 from ..observe.logs import RejectReporter, is_disconnect
+from ..stats import Page, Stage
+from .admission import Admission
 from .channel import Channel, Received, close_all, shortened
+from .heartbeat import Heartbeat
 from .listening import Listening
 
 EXIT_DRAINED = 0
@@ -41,6 +45,9 @@ EXIT_FAILED = 3
 TICK_S = 1.0
 # An app gets at least this long for its lifespan shutdown, however long the drain took.
 LIFESPAN_SHUTDOWN_MIN_S = 5.0
+# The key of the lifespan state, and so of every request's, where an app finds an asyncio.Event that is
+# set when this worker begins to drain (docs/operations.md).
+SHUTDOWN_KEY = "shardserve_shutdown"
 # After abort() the transports need a turn or two of the loop to report that they are closed.
 ABORT_S = 1.0
 
@@ -53,12 +60,17 @@ class Factory(Protocol):
     def __call__(self) -> Any: ...
     def tick(self) -> None: ...
     def drain(self, on_empty: Callable[[], None], *, grace_ms: int = 0) -> None: ...
+    def end_streams(self) -> int: ...
     def abort(self) -> int: ...
     def close(self) -> None: ...
     @property
     def connections(self) -> int: ...
     @property
+    def in_flight(self) -> int: ...
+    @property
     def served(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +82,7 @@ class Plan:
     backlog: int
     own_drain: control.Drain
     started_at: float  # time.monotonic() when START came
+    page: Page | None = None  # where the master reads our figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,20 +122,27 @@ class Server:
         *,
         channel: Channel,
         lifespan: Lifespan,
-        make_factory: Callable[[dict[str, Any]], Factory],
+        make_factory: Callable[[dict[str, Any], Admission], Factory],
         logs: Logs,
     ) -> None:
-        """``make_factory`` gets the lifespan state; it is called once the app is up."""
+        """``make_factory`` gets the lifespan state, and whom to tell of descriptors that run out; it is
+        called once the app is up.
+        """
         self._plan = plan
         self._channel = channel
         self._lifespan = lifespan
         self._make_factory = make_factory
         self._logs = logs
+        self._factory: Factory | None = None
+        self._admission: Admission | None = None
         self._drain_order: control.Drain | None = None
         self._told = asyncio.Event()  # to drain or to stop
         self._stop = asyncio.Event()
         self._errands: asyncio.Queue[Received] = asyncio.Queue()
         self._ticker: asyncio.TimerHandle | None = None
+        self._stream_ender: asyncio.TimerHandle | None = None
+        self._heart = Heartbeat(plan.page) if plan.page is not None else None
+        self._shutdown = asyncio.Event()  # the app's copy of the news
         self.phase = Phase.STARTING
 
     async def run(self) -> int:
@@ -140,12 +160,17 @@ class Server:
             return await self._drain(factory, listening)
         finally:
             self.phase = Phase.ENDED
+            self._enter(Stage.ENDED)
+            if self._plan.page is not None:
+                self._publish(self._plan.page)  # the last figures
             self._unwatch()
             self._logs.close()
 
     # Starting
 
     async def _start(self) -> tuple[Factory, Listening] | int:
+        self._enter(Stage.LIFESPAN)
+        self._lifespan.state[SHUTDOWN_KEY] = self._shutdown
         try:
             state = await self._unless(self._told, self._lifespan.startup())
         except LifespanError as error:
@@ -168,13 +193,16 @@ class Server:
             return self._failed("start", f"cannot serve: {type(error).__name__}: {error}")
         took_ms = round((time.monotonic() - self._plan.started_at) * 1000)
         self.phase = Phase.SERVING
+        self._enter(Stage.SERVING)
         if not self._channel.send(control.Ready(pid=os.getpid(), startup_ms=took_ms)):
             self._master_gone()
         return served
 
     async def _open(self, state: dict[str, Any]) -> tuple[Factory, Listening]:
-        factory = self._make_factory(state)
+        self._admission = Admission()
+        self._factory = factory = self._make_factory(state, self._admission)
         listening = Listening(factory, backlog=self._plan.backlog)
+        self._admission.guard(listening)
         for sock in self._plan.listeners:
             await listening.accept_on(sock, slot=self._plan.slot)
         self._tick(factory)
@@ -196,6 +224,8 @@ class Server:
         loop = asyncio.get_running_loop()
         self._ticker = loop.call_later(TICK_S, self._tick, factory)
         factory.tick()
+        if self._admission is not None:
+            self._admission.check()
         self._logs.flush()
 
     async def _run_errands(self, listening: Listening) -> None:
@@ -227,8 +257,12 @@ class Server:
 
     async def _drain(self, factory: Factory, listening: Listening) -> int:
         self.phase = Phase.DRAINING
+        self._enter(Stage.DRAINING)
+        if self._admission is not None:
+            self._admission.close()
         order = self._drain_order
-        if order is not None and order.grace_s == 0:
+        # Unless a master says by the grace that somebody serves after us: what waits would be reset.
+        if order is not None and (order.grace_s == 0 or order is self._plan.own_drain):
             await listening.accept_queued()
         listening.close_all()
         self._drop_errands()
@@ -253,6 +287,8 @@ class Server:
         log.debug("Draining %d connections for at most %.1f seconds.", factory.connections, order.deadline_s)
         empty = asyncio.Event()
         factory.drain(empty.set, grace_ms=round(min(order.grace_s, order.deadline_s) * 1000))
+        loop = asyncio.get_running_loop()
+        self._stream_ender = loop.call_later(order.streams_s, self._end_streams, factory)
         await self._unless(self._stop, empty.wait(), timeout_s=order.deadline_s)
         served = factory.served  # before the cut ones count as finished too
         if empty.is_set() or self.stopped:
@@ -262,6 +298,12 @@ class Server:
         await self._unless(self._stop, empty.wait(), timeout_s=ABORT_S)
         return served, cut
 
+    def _end_streams(self, factory: Factory) -> None:
+        """Tell responses without an end that their client is gone; from now on the factory does."""
+        told = factory.end_streams()
+        if told:
+            log.info("Told %d streaming responses that their clients are gone.", told)
+
     def _cut_everything(self, factory: Factory) -> int:
         self._end_ticking()
         cut = factory.abort()
@@ -270,8 +312,25 @@ class Server:
         return EXIT_DRAINED
 
     def _end_ticking(self) -> None:
-        if self._ticker is not None:
-            self._ticker.cancel()
+        for timer in (self._ticker, self._stream_ender):
+            if timer is not None:
+                timer.cancel()
+
+    # The page that the master reads
+
+    def _enter(self, stage: Stage) -> None:
+        if self._plan.page is not None:
+            self._plan.page["stage"] = stage
+
+    def _publish(self, page: Page) -> None:
+        """With every heartbeat."""
+        if self._factory is not None:
+            page["connections"] = self._factory.connections
+            page["in_flight"] = self._factory.in_flight
+            page["served"] = self._factory.served
+            page["refused"] = self._factory.refused
+        if self._admission is not None:
+            page["accept_pauses"] = self._admission.pauses
 
     # What the master and the system say
 
@@ -288,11 +347,15 @@ class Server:
         # Signals are the master's business. A TERM sent to this pid alone (an operator, an OOM
         # guard) still costs no request: the worker drains and the master starts another.
         loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        if self._heart is not None:
+            self._heart.arm(loop, self._publish)
 
     def _unwatch(self) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._channel.fileno())
         loop.remove_signal_handler(signal.SIGTERM)
+        if self._heart is not None:
+            self._heart.stop()
         self._end_ticking()
         self._drop_errands()
 
@@ -331,16 +394,20 @@ class Server:
 
     def _terminated(self) -> None:
         log.info("Got SIGTERM: finishing what is in flight, then exiting.")
+        if self.phase is Phase.SERVING:
+            self._channel.send(control.Leaving("SIGTERM"))
         self._ask_drain(self._plan.own_drain)
 
     def _ask_drain(self, order: control.Drain) -> None:
         if self._drain_order is None:
             self._drain_order = order
             self._told.set()
+            self._shutdown.set()
 
     def _ask_stop(self) -> None:
         self._stop.set()
         self._told.set()
+        self._shutdown.set()
 
     def _drop_errands(self) -> None:
         while not self._errands.empty():

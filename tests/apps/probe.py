@@ -41,6 +41,7 @@ async def show_scope(scope: Any, receive: Any, send: Any) -> None:
     """The scope as JSON."""
     known = ("client", "server", "path", "root_path", "method", "scheme", "http_version", "state")
     shown = {key: scope.get(key) for key in known}
+    shown["state"] = {key: value for key, value in scope["state"].items() if key != "shardserve_shutdown"}
     shown["raw_path"] = scope["raw_path"].decode()
     shown["query_string"] = scope["query_string"].decode()
     shown["headers"] = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]]

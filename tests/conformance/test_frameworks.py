@@ -252,3 +252,47 @@ def test_gzip_and_root_path(serve):
             assert response.status == 200
             assert response.one(b"content-encoding") == b"gzip"
             assert response.one(b"content-length") == b"%d" % len(response.body)
+
+
+@pytest.mark.parametrize("middleware", [[], [Middleware(GZipMiddleware)]])
+def test_an_event_stream_that_asks_for_its_client_is_ended(serve, middleware):
+    """request.is_disconnected(), asked between two events."""
+
+    async def endpoint(request: Request) -> Response:
+        async def events():
+            while not await request.is_disconnected():
+                yield "data: tick\n\n"
+                await asyncio.sleep(0.001)
+            yield "data: bye\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    server = serve(starlette({"/": endpoint}, middleware))
+    with server.connect() as client:
+        client.send(get())
+        client.buffered = client.read_until(b"tick")
+        assert server.call(server.factory.end_streams) <= 1
+        assert client.response().body.endswith(b"data: tick\n\ndata: bye\n\n")
+        assert client.ask(get()).body == b"data: tick\n\ndata: bye\n\n"
+
+
+def test_a_view_is_not_cancelled_by_the_end_of_the_streams(serve):
+    """BaseHTTPMiddleware listens for a disconnect while the view runs, and cancels it when one comes."""
+    go = asyncio.Event()
+
+    async def endpoint(request: Request) -> Response:
+        await go.wait()
+        return JSONResponse({"body": (await request.body()).decode()})
+
+    class Passing(BaseHTTPMiddleware):
+        async def dispatch(self, request, call_next):
+            return await call_next(request)
+
+    server = serve(starlette({"/": endpoint}, [Middleware(Passing)]))
+    with server.connect() as client:
+        client.send(post(b"kept"))
+        until(lambda: server.factory.in_flight == 1)
+        assert server.call(server.factory.end_streams) == 0
+        server.call(go.set)
+        assert client.response().body == b'{"body":"kept"}'
+        assert client.ask(post(b"next")).body == b'{"body":"next"}'

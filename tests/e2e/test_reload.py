@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import signal
-import threading
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.helpers.load import KeptAlive, Load, fresh
 from tests.helpers.master_process import PATIENCE_S, until
 from tests.helpers.server import Serve, ServerProcess
 
@@ -41,68 +38,6 @@ def write_app(folder: Path, version: int) -> None:
     os.replace(path.with_suffix(".new"), path)
 
 
-class Load:
-    """Clients that ask without a pause: ``clients`` are functions that ask once more, until told to end."""
-
-    def __init__(self, *clients: Callable[[], dict[str, int]]) -> None:
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(client,)) for client in clients]
-        self.failed: list[str] = []
-        self.versions: Counter[int] = Counter()
-
-    def _run(self, ask: Callable[[], dict[str, int]]) -> None:
-        while not self._over.wait(0.002):
-            try:
-                self.versions[ask()["version"]] += 1
-            except Exception as error:
-                self.failed.append(f"{type(error).__name__}: {error}")
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(PATIENCE_S)
-
-
-class KeptAlive:
-    """http.client: uses its connection until told otherwise, and never tries a request twice."""
-
-    def __init__(self, port: int, body: bytes | None = None) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-        self._body = body
-        self.last: dict[str, int] = {}
-        self.closes = False
-
-    def __call__(self) -> dict[str, int]:
-        try:
-            self._connection.request("GET" if self._body is None else "POST", "/", self._body)
-            answer = self._connection.getresponse()
-            assert answer.status == 200
-            self.closes = answer.getheader("connection") == "close"
-            self.last = json.loads(answer.read())
-        except BaseException:
-            self._connection.close()
-            raise
-        assert self.last["size"] == len(self._body or b"")
-        return self.last
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def fresh(port: int) -> dict[str, int]:
-    """One request on a connection of its own."""
-    client = KeptAlive(port)
-    try:
-        return client()
-    finally:
-        client.close()
-
-
 def reload(server: ServerProcess) -> None:
     since = len(server.log())
     server.send(signal.SIGHUP)
@@ -114,7 +49,7 @@ def test_three_reloads_under_load_fail_no_request(serve: Serve, tmp_path: Path, 
     write_app(tmp_path, 1)
     server = serve("versioned:app", "--workers", workers, "--no-access-log", app_dir=tmp_path)
     port, before = server.port, server.pids()
-    kept, uploads = KeptAlive(port), KeptAlive(port, BODY)
+    kept, uploads = KeptAlive(port), KeptAlive(port, body=BODY)
     with httpx.Client(trust_env=False, timeout=PATIENCE_S) as pooled:
 
         def ask_pooled() -> dict[str, int]:
@@ -123,18 +58,18 @@ def test_three_reloads_under_load_fail_no_request(serve: Serve, tmp_path: Path, 
             found: dict[str, int] = answer.json()
             return found
 
-        with Load(kept, uploads, lambda: fresh(port), ask_pooled) as load:
+        with Load(kept, uploads, lambda: fresh(port), ask_pooled, key="version") as load:
             for version in (2, 3, 4):
-                seen = load.versions[version - 1]
-                until(lambda seen=seen, old=version - 1: load.versions[old] >= seen + 50, "some requests")
+                seen = load.answers[version - 1]
+                until(lambda seen=seen, old=version - 1: load.answers[old] >= seen + 50, "some requests")
                 write_app(tmp_path, version)
                 reload(server)
-            until(lambda: load.versions[4] >= 50, "requests to the last version")
+            until(lambda: load.answers[4] >= 50, "requests to the last version")
             until(lambda: not before & server.pids() and len(server.pids()) == int(workers), "the old to go")
     kept.close()
     uploads.close()
     assert load.failed == []
-    assert set(load.versions) == {1, 2, 3, 4}
+    assert set(load.answers) == {1, 2, 3, 4}
     assert {fresh(port)["version"] for _ in range(10)} == {4}
 
 
@@ -185,7 +120,7 @@ def test_code_that_does_not_start_changes_nothing(serve: Serve, tmp_path: Path) 
     write_app(tmp_path, 1)
     server = serve("versioned:app", "--workers", "2", app_dir=tmp_path, quiet=False)
     before, port = server.pids(), server.port
-    with Load(KeptAlive(port), lambda: fresh(port)) as load:
+    with Load(KeptAlive(port), lambda: fresh(port), key="version") as load:
         (tmp_path / "versioned.py").write_text("def app(:\n")
         server.send(signal.SIGHUP)
         server.saw(r"reload abandoned; not reloaded: worker 0, 1")

@@ -145,7 +145,7 @@ def test_the_lifespan_state_is_shared_and_a_request_changes_only_its_copy(client
     first, second = client.get("/state").json(), client.get("/state").json()  # keep-alive: one worker
     assert first["greeting"] == "from the lifespan"
     assert second["seen"] == first["seen"] + 1
-    assert client.get("/state-keys").json() == ["greeting", "seen"]
+    assert client.get("/state-keys").json() == ["greeting", "seen", "shardserve_shutdown"]
 
 
 def test_a_background_task_runs_after_the_answer(server: ServerProcess, shared: Path) -> None:

@@ -51,7 +51,9 @@ class FakeWorker:
             "cores": sorted(os.sched_getaffinity(0)),
             "session": os.getsid(0),
             "unexpected_fds": sorted(
-                set(INHERITED) - {0, 1, 2, channel.fileno()} - {entry.fd for entry in start.listeners}
+                set(INHERITED)
+                - {0, 1, 2, channel.fileno(), start.page_fd}
+                - {entry.fd for entry in start.listeners}
             ),
         }
         self.selector = selectors.DefaultSelector()
@@ -109,7 +111,7 @@ class FakeWorker:
         match control.decode(data):
             case control.Stop():
                 os._exit(0)
-            case control.Drain(_, deadline_s):
+            case control.Drain(deadline_s=deadline_s):
                 if "ignore-drain" not in self.behaviours:
                     self.drain(deadline_s)
             case control.Adopt(slot, urls):

@@ -41,7 +41,9 @@ class MasterProcess:
 
     def __init__(self, folder: Path, *, app: str = "fake:ok", **settings: Any) -> None:
         where = {} if "bind" in settings else {"port": 0}
-        self.settings: dict[str, Any] = {"app": app, "log_level": "debug", **where, **settings}
+        self.settings: dict[str, Any] = {
+            "app": app, "log_level": "debug", "control_socket": "off", **where, **settings,
+        }  # fmt: skip
         self._file = folder / "settings.json"
         self._log = folder / "master.log"
         self.configure()

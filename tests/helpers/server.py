@@ -7,11 +7,14 @@ kernel's (``--port 0``) and addresses are loopback; every process carries a mark
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -94,8 +97,12 @@ class ServerProcess:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._mark = uuid.uuid4().hex
+        # Short: the path of a Unix socket is at most 107 bytes.
+        self.runtime = Path(tempfile.mkdtemp(prefix="ss-"))
         self.test = ""  # the one test that it is for, if there is one
         self._quiet = quiet
+        self._heir: psutil.Process | None = None  # the master now, after an upgrade
+        self._heir_since = 0  # how long the log was when it became that
         self._stderr, self._stdout = folder / "stderr.log", folder / "stdout.log"
         self._pump: threading.Thread | None = None
         self.command = (
@@ -108,7 +115,9 @@ class ServerProcess:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=folder,
-                env=clean_environment(**{MARK: self._mark, **(env or {})}),
+                env=clean_environment(
+                    **{MARK: self._mark, "RUNTIME_DIRECTORY": str(self.runtime), **(env or {})}
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=where,
@@ -160,7 +169,7 @@ class ServerProcess:
             return len(re.findall(pattern, self.log(since), re.MULTILINE)) >= times
 
         def probe() -> bool:
-            over = self.process.poll() is not None
+            over = not self.running
             assert enough() or not over, f"ended with {self.process.returncode}, never said {pattern!r}"
             return enough()
 
@@ -218,21 +227,55 @@ class ServerProcess:
         """Every process of this server that is alive, whoever its parent is by now."""
         return marked(self._mark)
 
+    @property
+    def running(self) -> bool:
+        """Whether the master is alive."""
+        if self._heir is None:
+            return self.process.poll() is None
+        return self._heir.is_running() and self._heir.status() != psutil.STATUS_ZOMBIE
+
     def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+        (self._heir or self.process).send_signal(number)
+
+    # Another master takes over (USR2)
+
+    def upgrade(self) -> int:
+        """Tell it to start a new master; its pid. Which of the two goes on is open still."""
+        since = len(self.log())
+        self.send(signal.SIGUSR2)
+        log = self.saw(r"the new master starts as pid \d+", since=since)
+        found = re.search(r"the new master starts as pid (\d+)", log)
+        assert found
+        return int(found[1])
+
+    def upgraded_to(self, heir: int, *, code: int = 0) -> None:
+        """Wait until the old master has ended, with this exit code. From now on the new one is the server."""
+        assert self._wait() == code, f"exit code {self.process.returncode}"
+        self._heir, self.pid, self._heir_since = psutil.Process(heir), heir, len(self.log())
+
+    def upgraded(self) -> int:
+        """All of it: tell it, and wait until the old master has ended. The new one's pid."""
+        heir = self.upgrade()
+        self.upgraded_to(heir)
+        return heir
 
     # Its end
 
     def ended(self) -> int:
         """Wait for the end, which must leave no process; the exit code."""
-        try:
-            code = self.process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the server did not end within {PATIENCE_S} s") from None
+        code = self._wait()
         if self._pump is not None:
             self._pump.join(PATIENCE_S)
         assert self.family() == [], "processes are left"
         return code
+
+    def _wait(self) -> int:
+        """Wait for the master's end; its exit code."""
+        until(lambda: not self.running, "the server to end")
+        if self._heir is None:
+            return self.process.wait()
+        # It is no child of ours, so nobody tells us its exit code; but this is what it says at 0.
+        return 0 if "INFO:     stopped\n" in self.log(self._heir_since) else 1
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Tell it to stop: it must exit with 0."""
@@ -249,6 +292,24 @@ class ServerProcess:
         self.process.wait(PATIENCE_S)
         if self._pump is not None:
             self._pump.join(PATIENCE_S)
+        shutil.rmtree(self.runtime, ignore_errors=True)
+
+    def ctl(self, *arguments: str) -> Any:
+        """``shardserve ctl … --json`` of this server: what it prints. It must succeed."""
+        done = self.run_ctl(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def run_ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "shardserve", "ctl", *arguments],
+            env=clean_environment(RUNTIME_DIRECTORY=str(self.runtime)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=3 * PATIENCE_S,
+            check=False,
+        )
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -258,7 +319,7 @@ class ServerProcess:
     ) -> None:
         try:
             if kind is None:
-                if self.process.poll() is None:
+                if self.running:
                     self.stop()
                 if self._quiet:
                     assert not TROUBLE.search(self.log()), self.log()
@@ -271,7 +332,7 @@ class ServerProcess:
 
 
 Serve = Callable[..., ServerProcess]
-"""The fixture ``serve`` of tests/e2e."""
+"""The fixture ``serve`` (tests/conftest.py)."""
 
 
 def client_of(server: ServerProcess, **how: Any) -> httpx.Client:
@@ -295,7 +356,7 @@ class Ended:
         done = subprocess.run(
             command(app, flags, app_dir=app_dir, choose_port=choose_port),
             cwd=folder,
-            env=clean_environment(**{MARK: mark, **(env or {})}),
+            env=clean_environment(**{MARK: mark, "SHARDSERVE_CONTROL_SOCKET": "off", **(env or {})}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

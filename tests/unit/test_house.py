@@ -23,7 +23,7 @@ LONGEST_FUNCTION = 60
 # Room → floor. A room is a folder or a single module of shardserve/.
 FLOORS = {
     "errors": 0, "types": 0, "_version": 0,
-    "config": 1, "control": 1, "stats": 1, "observe": 1,
+    "commands": 1, "config": 1, "control": 1, "stats": 1, "observe": 1,
     "asgi": 2, "http1": 2, "http2": 2, "ws": 2, "_native": 2,
     "net": 3,
     "worker": 4, "master": 4,

@@ -83,6 +83,9 @@ def arguments() -> dict[str, Any]:
         "on_app_error": print,
         "on_reject": print,
         "access": print,
+        "limit_concurrency": 100,
+        "max_fd": 1000,
+        "on_crowded": print,
     }
 
 

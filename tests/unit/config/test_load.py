@@ -80,9 +80,24 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     backlog = 7
     workers = 4
     affinity = false
+    balance = "random"
+    preload = true
+    reload_parallel = 2
+    limit_max_requests = 100
+    limit_max_requests_jitter = 10
+    worker_lifetime = 60
+    worker_lifetime_jitter = 5.5
+    worker_max_rss = 300
+    limit_concurrency = 9
     timeout_keep_alive = 1
     timeout_graceful_shutdown = 2.5
     timeout_drain_idle = 3
+    timeout_drain_streams = 4
+    timeout_worker_startup = 5
+    timeout_worker_healthcheck = 6
+    loop_lag_warn = 0
+    control_socket = "off"
+    pid = "/p"
     log_level = "error"
     access_log = false
     use_colors = true
@@ -95,8 +110,13 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     assert config == Config(
         "a:b", app_dir="/srv", factory=True, lifespan="off", root_path="/x", reset_contextvars=True,
         host="::1", port=1, uds="/u", uds_permissions=0o600, fd=3, backlog=7, workers=4, affinity=False,
-        timeout_keep_alive_s=1, timeout_graceful_shutdown_s=2.5, timeout_drain_idle_s=3, log_level="error",
-        access_log=False, use_colors=True, server_header=False, date_header=False, headers=(("A", "b"),),
+        balance="random", preload=True, reload_parallel=2, limit_max_requests=100,
+        limit_max_requests_jitter=10, worker_lifetime_s=60, worker_lifetime_jitter_s=5.5,
+        worker_max_rss_mib=300, limit_concurrency=9, timeout_keep_alive_s=1,
+        timeout_graceful_shutdown_s=2.5, timeout_drain_idle_s=3, timeout_drain_streams_s=4,
+        timeout_worker_startup_s=5, timeout_worker_healthcheck_s=6, loop_lag_warn_s=0,
+        control_socket="off", pid="/p", log_level="error", access_log=False, use_colors=True,
+        server_header=False, date_header=False, headers=(("A", "b"),),
     )  # fmt: skip
 
 

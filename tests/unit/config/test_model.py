@@ -40,9 +40,24 @@ OTHER: dict[str, Any] = {
     "backlog": 5,
     "workers": 3,
     "affinity": False,
+    "balance": "cpu",
+    "preload": True,
+    "reload_parallel": 2,
+    "limit_max_requests": 1000,
+    "limit_max_requests_jitter": 100,
+    "worker_lifetime_s": 3600.0,
+    "worker_lifetime_jitter_s": 60.0,
+    "worker_max_rss_mib": 512,
+    "limit_concurrency": 50,
     "timeout_keep_alive_s": 0.1,
     "timeout_graceful_shutdown_s": 604800.0,
     "timeout_drain_idle_s": 0.0,
+    "timeout_drain_streams_s": 1.0,
+    "timeout_worker_startup_s": 0.0,
+    "timeout_worker_healthcheck_s": 10.0,
+    "loop_lag_warn_s": 0.5,
+    "control_socket": "/run/c.sock",
+    "pid": "/run/a.pid",
     "log_level": "trace",
     "access_log": False,
     "use_colors": False,
@@ -140,9 +155,12 @@ def test_adopt_keeps_what_a_running_master_cannot_change() -> None:
     assert adopt(running, dataclasses.replace(running, app="x:y"))[1] == ()
 
 
-def test_sockets_are_what_needs_a_restart() -> None:
+def test_what_the_master_made_at_its_start_needs_a_restart() -> None:
     fixed = {one.attribute for one in SETTINGS if not one.reloadable}
-    assert fixed == {"host", "port", "uds", "uds_permissions", "fd", "bind", "backlog", "workers"}
+    assert fixed == {
+        "host", "port", "uds", "uds_permissions", "fd", "bind", "backlog", "workers", "balance", "preload",
+        "control_socket", "pid",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -160,10 +178,15 @@ def test_uvicorn_names() -> None:
         "host", "port", "uds", "fd", "workers", "lifespan", "log-level", "access-log", "use-colors",
         "server-header", "date-header", "root-path", "backlog", "timeout-keep-alive",
         "timeout-graceful-shutdown", "header", "app-dir", "reset-contextvars", "factory",
+        "limit-concurrency", "limit-max-requests", "limit-max-requests-jitter",
+        "timeout-worker-healthcheck",
     }  # fmt: skip
-    flags = {one.flag.removeprefix("--") for one in SETTINGS}
-    assert uvicorn <= flags
-    assert flags - uvicorn == {"APP", "uds-permissions", "bind", "affinity", "timeout-drain-idle"}
+    own = {
+        "APP", "uds-permissions", "bind", "affinity", "balance", "preload", "reload-parallel",
+        "worker-lifetime", "worker-lifetime-jitter", "worker-max-rss", "timeout-drain-idle",
+        "timeout-drain-streams", "timeout-worker-startup", "loop-lag-warn", "control-socket", "pid",
+    }  # fmt: skip
+    assert {one.flag.removeprefix("--") for one in SETTINGS} == uvicorn | own
 
 
 def test_uvicorn_defaults() -> None:
@@ -173,6 +196,7 @@ def test_uvicorn_defaults() -> None:
         "workers",  # None is 1 there
         "timeout_keep_alive_s",  # 5 there
         "timeout_graceful_shutdown_s",  # no limit there
+        "timeout_worker_healthcheck_s",  # 5 there, answered by a thread; ours by the event loop itself
         "log_level",  # None there, and that means info
     }
     theirs = {param.name: param for param in uvicorn.main.params}
@@ -184,7 +208,7 @@ def test_uvicorn_defaults() -> None:
         assert (default or None) == (one.default or None), one.name
         assert one.flag in theirs[one.name].opts
         compared += 1
-    assert compared >= 14
+    assert compared >= 17
 
 
 def test_importing_the_model_stays_cheap() -> None:

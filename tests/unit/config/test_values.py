@@ -11,6 +11,7 @@ import pytest
 from shardserve.config.values import (
     BindAddress,
     Choice,
+    ControlPath,
     FileMode,
     FilePath,
     Header,
@@ -49,6 +50,10 @@ COLOURS = Choice(("red", "green"))
         (Many(Header(), "\n"), "A: 1, 2\n\nB: 3\r\n", (("A", "1, 2"), ("B", "3"))),
         (ImportString(), "a.b:c.d", "a.b:c.d"),
         (ImportString(), "", ""),
+        (ControlPath(), "AUTO", "auto"),
+        (ControlPath(), "off", "off"),
+        (ControlPath(), "/run/Off", "/run/Off"),
+        (ControlPath(), "./auto", "./auto"),
     ],
 )
 def test_from_text(kind: Kind, text: str, value: object) -> None:
@@ -89,6 +94,9 @@ def test_from_text(kind: Kind, text: str, value: object) -> None:
         (ImportString(), ":app", 'names no module; for example "main:app"'),
         (ImportString(), "main.py", 'name the module: "main:app"'),
         (ImportString(), "./src/main.py:api", 'name the module: "src.main:api"'),
+        (ControlPath(), "", '"" is not auto, off, or a path'),
+        (ControlPath(), "/a\nb", "is not auto, off, or a path"),
+        (ControlPath(), "/" + "x" * 107, "at most 107 bytes, this one is 108"),
         (UnixPath(), "/" + "x" * 107, "at most 107 bytes, this one is 108"),
         (UnixPath(), "/" + "é" * 60, "at most 107 bytes, this one is 121"),
     ],
@@ -117,6 +125,8 @@ def test_from_text_refuses(kind: Kind, text: str, complaint: str) -> None:
         (FileMode(), "660"),
         (FileMode(), True),
         (Text(), 5),
+        (ControlPath(), False),
+        (ControlPath(), None),
         (Header(), ("a", 1)),
         (Header(), ("a", "b", "c")),
         (Many(Text(), ","), "abc"),
@@ -131,6 +141,7 @@ def test_check_refuses_what_only_looks_right(kind: Kind, value: object) -> None:
 def test_check_normalises() -> None:
     assert isinstance(Seconds().check(5), float)
     assert FilePath().check(Path("/a")) == "/a"
+    assert ControlPath().check(Path("/a")) == "/a"
     assert Many(Header(), "\n").check([["A", "1"], "B: 2"]) == (("A", "1"), ("B", "2"))
 
 

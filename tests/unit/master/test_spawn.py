@@ -13,7 +13,8 @@ import pytest
 from shardserve import control
 from shardserve.errors import ControlError
 from shardserve.master import affinity
-from shardserve.master.spawn import describe_exit, start_worker
+from shardserve.master.spawn import cause_of, describe_exit, start_worker
+from tests.helpers.master_process import until
 
 # Reads START and answers FAILED with what it finds, so that no other program is needed.
 REPORTER = """
@@ -43,7 +44,8 @@ def test_a_worker_gets_its_sockets_its_core_and_nothing_else() -> None:
         other.set_inheritable(True)  # somebody else's carelessness
         start = control.Start(3, 0, core, {}, [control.Listener(listener.fileno(), "u")])
         worker = start_worker(start, 0.0, sockets=[listener], command=command())
-        assert worker.process.wait(20) == 0
+        until(lambda: worker.handle.poll() is not None)
+        assert worker.handle.poll() == 0
         (answer,) = worker.channel.receive()
         port = listener.getsockname()[1]
         mine = {str(listener.fileno())}
@@ -54,10 +56,11 @@ def test_a_worker_gets_its_sockets_its_core_and_nothing_else() -> None:
     assert found["slot"] == 3
     assert found["names"] == [port]
     assert found["stdin"] == "/dev/null"
-    # The standard three, the pipe, the listener, and the folder that is being listed.
-    assert len(set(found["fds"]) - {"0", "1", "2"} - mine) == 2
+    # The standard three, the pipe, the page, the listener, and the folder that is being listed.
+    assert len(set(found["fds"]) - {"0", "1", "2"} - mine) == 3
     assert not worker.channel.open
     worker.channel.close()
+    worker.page.close()
 
 
 def test_a_command_that_is_not_there_leaves_nothing_open() -> None:
@@ -74,14 +77,15 @@ def test_a_start_that_is_too_large_starts_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("returncode", "text"),
+    ("returncode", "text", "cause"),
     [
-        (0, "exit code 0"),
-        (3, "exit code 3"),
-        (-signal.SIGSEGV, "killed by SIGSEGV"),
-        (-signal.SIGKILL, "killed by SIGKILL, perhaps for want of memory"),
-        (-99, "killed by signal 99"),
+        (0, "exit code 0", "exit 0"),
+        (3, "exit code 3", "exit 3"),
+        (-signal.SIGSEGV, "killed by SIGSEGV", "SIGSEGV"),
+        (-signal.SIGKILL, "killed by SIGKILL, perhaps for want of memory", "SIGKILL"),
+        (-99, "killed by signal 99", "signal 99"),
     ],
 )
-def test_an_end_in_words(returncode: int, text: str) -> None:
+def test_an_end_in_words(returncode: int, text: str, cause: str) -> None:
     assert describe_exit(returncode) == text
+    assert cause_of(returncode) == cause

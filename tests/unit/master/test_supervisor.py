@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,17 +19,24 @@ import pytest
 from shardserve import control
 from shardserve.config.addresses import TcpBind
 from shardserve.config.model import Config
-from shardserve.master import slots, supervisor
+from shardserve.master import nursery, orders, slots, supervisor
 from shardserve.master.affinity import Cores
 from shardserve.master.channel import Channel
+from shardserve.master.crew import STUCK_KILL_S
+from shardserve.master.notify import Notifier
+from shardserve.master.nursery import Nursery
+from shardserve.master.outside import Outside
 from shardserve.master.serve import serve
 from shardserve.master.signals import Signals
 from shardserve.master.slots import State
 from shardserve.master.spawn import Worker
-from shardserve.master.supervisor import STUCK_KILL_S, Phase, Supervisor
+from shardserve.master.supervisor import Phase, Supervisor
 from shardserve.net.listeners import Listeners
+from shardserve.stats import Page
 
-CONFIG = Config(app="m:app", timeout_graceful_shutdown_s=30.0, timeout_drain_idle_s=5.0)
+CONFIG = Config(app="m:app", timeout_graceful_shutdown_s=30.0, timeout_drain_idle_s=5.0, control_socket="off")
+DRAIN = control.Drain(5.0, 30.0, 5.0)
+LAST_DRAIN = control.Drain(0.0, 30.0, 5.0)
 
 
 class Played:
@@ -44,6 +52,8 @@ class Played:
         ours, self.pipe = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pipe.setblocking(False)
         self.channel = Channel(ours, f"worker {start.slot}")
+        self.page = Page.create("played")
+        self.signals: list[int] = []
 
     def poll(self) -> int | None:
         return self.returncode
@@ -51,6 +61,9 @@ class Played:
     def kill(self) -> None:
         self.killed = True
         self.ends(-signal.SIGKILL)
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
 
     def says(self, message: control.Message) -> None:
         self.pipe.send(control.encode(message))
@@ -79,10 +92,15 @@ class Stage:
         self.played: list[Played] = []
         self.spawn_error: OSError | None = None
         self.fresh_config: Callable[[], Config] = lambda: CONFIG
-        monkeypatch.setattr(supervisor, "start_worker", self._start)
+        monkeypatch.setattr(nursery, "start_worker", self._start)
         monkeypatch.setattr(supervisor.logs, "configure", lambda config: None)
         self.supervisor = Supervisor(
-            CONFIG, listeners, Cores((0, 1)), signals, reload_config=lambda: self.fresh_config()
+            CONFIG,
+            listeners,
+            Nursery(listeners, Cores((0, 1))),
+            signals,
+            Outside(CONFIG, notifier=Notifier(None)),
+            reload_config=lambda: self.fresh_config(),
         )
         self.now = 0.0
 
@@ -90,16 +108,16 @@ class Stage:
         if self.spawn_error is not None:
             raise self.spawn_error
         self.played.append(Played(start))
-        return Worker(self.played[-1], self.played[-1].channel)  # type: ignore[arg-type]
+        return Worker(self.played[-1], self.played[-1].channel, self.played[-1].page)
 
     def begin(self, workers: int) -> list[Played]:
         """All of them started and ready."""
-        self.supervisor._wanted = workers
+        self.supervisor.wanted = workers
         self.supervisor._add_slots(self.now)
         for worker in self.played:
             worker.is_ready()
         self.turn()
-        assert self.supervisor._phase is Phase.SERVING
+        assert self.supervisor.phase is Phase.SERVING
         return self.played[:]
 
     def turn(self, at: float | None = None, *numbers: signal.Signals) -> list[Played]:
@@ -107,13 +125,13 @@ class Stage:
         before = len(self.played)
         self.now = self.now if at is None else at
         for number in numbers:
-            self.supervisor._note(number)
+            orders.note(self.supervisor, number)
         self.supervisor.turn(self.now)
         return self.played[before:]
 
     @property
     def states(self) -> list[State]:
-        return [slot.state for _, slot in sorted(self.supervisor._slots.items())]
+        return [slot.state for _, slot in sorted(self.supervisor.slots.items())]
 
 
 @pytest.fixture
@@ -122,11 +140,11 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     with Signals() as signals:
         made = Stage(monkeypatch, signals, listeners)
         yield made
-        made.supervisor._selector.close()
     listeners.close()
     for worker in made.played:
         worker.pipe.close()
         worker.channel.close()
+        worker.page.close()
 
 
 def kinds(messages: list[control.Message]) -> list[str]:
@@ -149,7 +167,7 @@ def test_start_names_the_slot_its_core_and_its_sockets(stage: Stage) -> None:
 def test_a_failed_first_start_stops_the_rest_and_says_why_once(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage.supervisor._wanted = 3
+    stage.supervisor.wanted = 3
     stage.supervisor._add_slots(0.0)
     one, two, three = stage.played
     one.is_ready()
@@ -167,7 +185,7 @@ def test_a_failed_first_start_stops_the_rest_and_says_why_once(
 
 def test_a_machine_without_room_for_a_process_is_a_failed_start(stage: Stage) -> None:
     stage.spawn_error = OSError("Cannot allocate memory")
-    stage.supervisor._wanted = 2
+    stage.supervisor.wanted = 2
     stage.supervisor._add_slots(0.0)
     stage.turn()
     assert stage.supervisor._finished()
@@ -204,7 +222,7 @@ def test_ready_and_dead_in_one_turn_is_a_loss_of_service(stage: Stage) -> None:
     successor.is_ready()
     successor.ends(1)
     assert stage.turn(1.0) == []
-    assert stage.supervisor._slots[0].losses == 2
+    assert stage.supervisor.slots[0].losses == 2
 
 
 def test_a_worker_that_closes_its_pipe_and_lives_is_killed(stage: Stage) -> None:
@@ -245,7 +263,7 @@ def test_a_lost_slot_is_carried_once_and_given_back(stage: Stage) -> None:
 
 
 def test_nothing_is_lent_while_all_start_together(stage: Stage) -> None:
-    stage.supervisor._wanted = 2
+    stage.supervisor.wanted = 2
     stage.supervisor._add_slots(0.0)
     one, two = stage.played
     one.is_ready()
@@ -262,7 +280,7 @@ def test_nothing_is_lent_while_all_start_together(stage: Stage) -> None:
 def test_the_first_signal_drains_and_the_second_stops(stage: Stage) -> None:
     one, two = stage.begin(2)
     stage.turn(1.0, signal.SIGTERM)
-    assert one.heard() == two.heard() == [control.Drain(0.0, 30.0)]
+    assert one.heard() == two.heard() == [LAST_DRAIN]
     stage.turn(2.0, signal.SIGINT)
     assert one.heard() == two.heard() == [control.Stop()]
     two.ends(0)
@@ -273,6 +291,17 @@ def test_the_first_signal_drains_and_the_second_stops(stage: Stage) -> None:
     stage.turn(3.0)
     assert stage.supervisor._finished()
     assert stage.supervisor._exit_code == 0
+
+
+def test_the_masters_listeners_are_closed_before_anybody_drains(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker could close its own first, and who connects then waits in vain and is reset."""
+    stage.begin(2)
+    open_then: list[list[str]] = []
+    monkeypatch.setattr(Channel, "send", lambda *_, **__: open_then.append(stage.supervisor.urls))
+    stage.turn(None, signal.SIGTERM)
+    assert open_then == [[], []]
 
 
 def test_quit_is_both_at_once(stage: Stage) -> None:
@@ -304,9 +333,9 @@ def test_a_stop_shortens_the_drain_of_a_reload(stage: Stage) -> None:
     (new,) = stage.turn(1.0, signal.SIGHUP)
     new.is_ready()
     stage.turn(2.0)
-    assert one.heard() == [control.Drain(5.0, 30.0)]
+    assert one.heard() == [DRAIN]
     stage.turn(3.0, signal.SIGTERM)
-    assert one.heard() == [control.Drain(0.0, 30.0)]
+    assert one.heard() == [LAST_DRAIN]
     stage.turn(2.0 + 30.0 + slots.KILL_AFTER_S)  # its own deadline was the earlier one
     assert one.killed
     assert not new.killed
@@ -350,7 +379,7 @@ def test_a_second_hup_starts_over_after_the_present_slot(stage: Stage) -> None:
 
 def test_a_failed_reload_is_abandoned_and_respawns_have_the_old_config(stage: Stage) -> None:
     one, two = stage.begin(2)
-    stage.fresh_config = lambda: Config(app="m:broken")
+    stage.fresh_config = lambda: replace(CONFIG, app="m:broken")
     (new,) = stage.turn(1.0, signal.SIGHUP)
     assert new.start.config["app"] == "m:broken"
     new.says(control.Failed("import", "no"))
@@ -365,7 +394,7 @@ def test_a_failed_reload_is_abandoned_and_respawns_have_the_old_config(stage: St
 
 def test_a_config_that_a_worker_was_ready_with_is_what_respawns_get(stage: Stage) -> None:
     _, two = stage.begin(2)
-    stage.fresh_config = lambda: Config(app="m:better", affinity=False)
+    stage.fresh_config = lambda: replace(CONFIG, app="m:better", affinity=False)
     (new,) = stage.turn(1.0, signal.SIGHUP)
     new.is_ready()
     (second,) = stage.turn(2.0)
@@ -377,7 +406,7 @@ def test_a_config_that_a_worker_was_ready_with_is_what_respawns_get(stage: Stage
 
 
 def test_hup_while_starting_waits_for_the_start(stage: Stage) -> None:
-    stage.supervisor._wanted = 1
+    stage.supervisor.wanted = 1
     stage.supervisor._add_slots(0.0)
     assert stage.turn(1.0, signal.SIGHUP) == []
     stage.played[0].is_ready()

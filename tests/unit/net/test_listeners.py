@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import select
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from shardserve.config.addresses import Bind, FdBind, TcpBind, UnixBind
 from shardserve.config.model import Config
 from shardserve.errors import ListenError
-from shardserve.net import listeners
+from shardserve.net import listeners, unix
 from shardserve.net.listeners import Listeners
 
 LOCAL = TcpBind("127.0.0.1", 0)
@@ -86,7 +88,9 @@ def test_each_slot_has_its_own_socket_on_the_same_port() -> None:
 
 def test_a_slot_keeps_its_sockets() -> None:
     with closing(open_all(LOCAL)) as made:
-        assert made.of_slot(0) is made.of_slot(0)
+        (first,), (second,) = made.of_slot(0), made.of_slot(0)
+        assert first.sock is second.sock
+        assert made.slots_made == [0]
 
 
 def test_a_slot_added_later_joins_on_the_same_port() -> None:
@@ -94,12 +98,13 @@ def test_a_slot_added_later_joins_on_the_same_port() -> None:
         (later,) = made.of_slot(1)
         assert later.sock.getsockname()[1] == port_of(made)
         assert listens(later.sock)
+        assert made.slots_made == [0, 1]
 
 
 def test_a_slot_that_cannot_have_its_sockets_has_none() -> None:
     with closing(open_all(LOCAL, TcpBind("127.0.0.1", 0))) as made:
         before = os.listdir("/proc/self/fd")
-        made._resolved[1] = replace(made._resolved[1], sockaddr=("192.0.2.1", 1))
+        made._groups[1] = replace(made._groups[1], sockaddr=("192.0.2.1", 1))
         with pytest.raises(ListenError):
             made.of_slot(1)
         assert made.made_for(1) == []
@@ -132,6 +137,18 @@ def test_the_same_address_twice_is_one() -> None:
         assert made.urls == [f"http://127.0.0.1:{port}"]
 
 
+@pytest.mark.parametrize("hosts", [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")])
+def test_an_address_and_the_wildcard_over_it_are_both_listened_on(hosts: tuple[str, str]) -> None:
+    with closing(open_all(TcpBind("0.0.0.0", 0))) as probe:
+        port = port_of(probe)
+    with closing(open_all(*(TcpBind(host, port) for host in hosts), slots=2)) as made:
+        assert made.urls == [f"http://{host}:{port}" for host in hosts]
+        assert all(listens(entry.sock) for slot in range(2) for entry in made.of_slot(slot))
+        for host in hosts:
+            with pytest.raises(ListenError, match="in use by pid"):
+                open_all(TcpBind(host, port))
+
+
 @needs_ipv6
 def test_an_empty_host_is_both_families_on_one_port() -> None:
     with closing(open_all(TcpBind("", 0), slots=2)) as made:
@@ -144,11 +161,12 @@ def test_an_empty_host_is_both_families_on_one_port() -> None:
 
 @needs_ipv6
 def test_an_ipv6_wildcard_is_ipv6_only() -> None:
-    with closing(open_all(TcpBind("::", 0))) as made:
-        sock = made.of_slot(0)[0].sock
+    with ExitStack() as stack:
+        port = port_of(stack.enter_context(closing(open_all(TcpBind("0.0.0.0", 0)))))
+        beside = stack.enter_context(closing(open_all(TcpBind("::", port))))
+        assert beside.urls == [f"http://[::]:{port}"]
+        sock = beside.of_slot(0)[0].sock
         assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
-        with closing(open_all(TcpBind("0.0.0.0", port_of(made)))) as beside:
-            assert beside.urls == [f"http://0.0.0.0:{port_of(made)}"]
 
 
 def resolving_to(*found: tuple[socket.AddressFamily, str]) -> object:
@@ -294,6 +312,18 @@ def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_folder_that_somebody_else_has_locked_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unix, "_LOCK_TRIES", 2)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    path = tmp_path / "s"
+    with closing(open_all(UnixBind(str(path), 0o600))):
+        assert path.exists()
+    os.close(folder)
+
+
 def test_a_live_socket_file_is_refused_with_its_owner(tmp_path: Path) -> None:
     bind = UnixBind(str(tmp_path / "s"), 0o600)
     with closing(open_all(bind)), pytest.raises(ListenError, match=f"in use by pid {os.getpid()}"):
@@ -377,6 +407,35 @@ def test_a_connected_socket_is_refused() -> None:
 
 
 # The backlog
+
+
+def connected(clients: list[socket.socket]) -> list[socket.socket]:
+    """Those whose handshake is complete by now."""
+    _, ready, _ = select.select([], clients, [], 0)
+    return [one for one in ready if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0]
+
+
+def test_the_backlog_bounds_what_waits_and_what_waits_is_served() -> None:
+    with closing(open_all(LOCAL, backlog=8)) as made, ExitStack() as stack:
+        sock = made.of_slot(0)[0].sock
+        clients = []
+        for _ in range(12):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(sock.getsockname())
+            clients.append(client)
+        # Linux lets one more wait than it is told; on loopback a handshake that can be is done at once.
+        first = connected(clients)
+        assert 8 <= len(first) <= 10
+        for _ in range(len(first) // 2):
+            stack.enter_context(sock.accept()[0]).sendall(b"served")
+        assert [one for one in first if select.select([one], [], [], 0)[0]] != []
+        sock.settimeout(20)
+        for _ in range(len(first) // 2, 12):  # the others knock again about a second later
+            stack.enter_context(sock.accept()[0]).sendall(b"served")
+        for client in clients:
+            client.settimeout(20)
+            assert client.recv(6) == b"served"
 
 
 @pytest.mark.parametrize(

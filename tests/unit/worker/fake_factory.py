@@ -16,6 +16,7 @@ from typing import Any
 from shardserve import control
 from shardserve.asgi.lifespan import Lifespan
 from shardserve.observe.logs import RejectReporter
+from shardserve.stats import Page
 from shardserve.worker.channel import Channel
 from shardserve.worker.server import Logs, Plan, Server
 
@@ -55,6 +56,8 @@ class FakeFactory:
         self.open: list[FakeConnection] = []
         self.served = 0
         self.ticks = 0
+        self.refused = 0
+        self.streams_ended = 0
         self.on_empty: Callable[[], None] | None = None
         self.calls: list[str] = []
 
@@ -85,6 +88,10 @@ class FakeFactory:
         for connection in self.open:
             if connection.busy:
                 connection.finish()
+
+    def end_streams(self) -> int:
+        self.streams_ended += 1
+        return 0
 
     def abort(self) -> int:
         self.calls.append("abort")
@@ -156,7 +163,14 @@ class LifespanApp:
 class Rig:
     """A Server in this process, with everything around it faked. Use it inside uvloop.run()."""
 
-    def __init__(self, *, listeners: list[socket.socket] | None = None, slot: int = 0, **app: str) -> None:
+    def __init__(
+        self,
+        *,
+        listeners: list[socket.socket] | None = None,
+        slot: int = 0,
+        page: Page | None = None,
+        **app: str,
+    ) -> None:
         self.master = Master()
         self.factory = FakeFactory(b"slot%d" % slot)
         self.listeners = listeners if listeners is not None else [tcp_listener()]
@@ -168,10 +182,11 @@ class Rig:
                 backlog=2048,
                 own_drain=control.Drain(grace_s=0.0, deadline_s=WAIT_S),
                 started_at=time.monotonic(),
+                page=page,
             ),
             channel=channel,
             lifespan=Lifespan(LifespanApp(self.factory, **app), "auto"),
-            make_factory=lambda state: self.factory,
+            make_factory=lambda state, admission: self.factory,
             logs=Logs(access=None, rejects=RejectReporter(logging.getLogger("test.rejects"))),
         )
         self.channel = channel

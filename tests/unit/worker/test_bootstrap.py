@@ -18,6 +18,7 @@ import pytest
 from shardserve import control
 from shardserve.config.model import Config, to_json
 from shardserve.worker.channel import Channel
+from shardserve.worker.server import SHUTDOWN_KEY
 from tests.unit.worker.fake_factory import WAIT_S, Master, tcp_listener
 
 ROOT = Path(__file__).parents[3]
@@ -164,6 +165,15 @@ def test_settings_reach_the_wire(worker):
     assert worker.out.read_text() == "the app shuts down\n"
 
 
+def test_the_limit_of_requests_in_flight_reaches_the_wire(worker, tmp_path):
+    worker.ready(limit_concurrency=1)
+    caller = worker.ask(f"/wait?{tmp_path}/go")
+    until(lambda: worker.get("/").status == 503)
+    (tmp_path / "go").touch()
+    assert worker.drain() == 0
+    assert answer(caller).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 def test_the_access_log_follows_the_log_level(worker):
     worker.ready(log_level="warning")
     assert worker.get("/").read() == b"hello"
@@ -185,12 +195,14 @@ def test_context_variables_of_the_import(worker, reset, seen):
 
 def test_the_lifespan_state_is_in_the_scope(worker):
     worker.ready()
-    assert worker.get("/state").read() == b"{'tasks': []}"
+    assert b"'tasks': []" in worker.get("/state").read()
 
 
 def test_without_lifespan_there_is_an_empty_state(worker):
     worker.ready(lifespan="off")
-    assert worker.get("/state").read() == b"{}"
+    state = worker.get("/state").read()
+    assert b"tasks" not in state
+    assert SHUTDOWN_KEY.encode() in state
 
 
 def test_an_app_error_is_logged_once_with_the_apps_frames_only(worker):
@@ -308,6 +320,7 @@ def test_sigterm_to_the_worker_drains_it(worker, tmp_path):
     until(lambda: "SIGTERM" in worker.err.read_text())
     (tmp_path / "go").touch()
     assert answer(caller).endswith(b"hello")
+    assert worker.master.receive_now() == control.Leaving("SIGTERM")
     assert worker.master.receive_now() == control.Drained(served=2, cut=0)
     assert worker.code() == 0
 

@@ -18,6 +18,7 @@ import uvloop
 from shardserve import control
 from shardserve.asgi.lifespan import Lifespan
 from shardserve.errors import ClientDisconnected
+from shardserve.stats import Page, Stage
 from shardserve.worker import server as module
 from shardserve.worker.server import EXIT_DRAINED, EXIT_FAILED, Phase, report_loop_error
 from tests.unit.worker.fake_factory import WAIT_S, Caller, LifespanApp, Rig, tcp_listener, until
@@ -191,11 +192,76 @@ def test_sigterm_drains_by_itself(lines):
         rig = Rig()
         await rig.ready()
         os.kill(os.getpid(), signal.SIGTERM)
+        assert await rig.master.receive() == control.Leaving("SIGTERM")
         assert await rig.master.receive() == control.Drained(served=0, cut=0)
         assert await rig.code() == EXIT_DRAINED
 
     run(scenario)
     assert "SIGTERM" in lines()
+
+
+def test_streams_are_told_after_their_time():
+    async def scenario() -> None:
+        rig = Rig()
+        await rig.ready()
+        caller = await Caller.to(rig.listeners[0])
+        caller.send(b"wait")
+        await until(lambda: rig.factory.in_flight)
+        assert rig.factory.streams_ended == 0
+        rig.master.send(control.Drain(grace_s=0.0, deadline_s=WAIT_S, streams_s=0.01))
+        await until(lambda: rig.factory.streams_ended == 1)
+        rig.factory.finish()
+        assert await rig.code() == EXIT_DRAINED
+
+    run(scenario)
+
+
+def test_streams_are_told_nothing_before_their_time():
+    async def scenario() -> None:
+        rig = Rig()
+        await rig.ready()
+        caller = await Caller.to(rig.listeners[0])
+        caller.send(b"wait")
+        await until(lambda: rig.factory.in_flight)
+        rig.master.send(control.Drain(grace_s=0.0, deadline_s=WAIT_S, streams_s=WAIT_S))
+        await until(lambda: rig.factory.on_empty)
+        rig.factory.finish()
+        assert await rig.code() == EXIT_DRAINED
+        assert rig.factory.streams_ended == 0
+
+    run(scenario)
+
+
+def test_the_app_can_see_a_drain_coming():
+    async def scenario() -> None:
+        rig = Rig()
+        await rig.ready()
+        event = rig.server._lifespan.state[module.SHUTDOWN_KEY]
+        assert not event.is_set()
+        rig.master.send(DRAIN)
+        async with asyncio.timeout(WAIT_S):
+            await event.wait()
+        await rig.code()
+
+    run(scenario)
+
+
+def test_the_page_has_the_stage_and_the_last_figures():
+    async def scenario() -> None:
+        page = Page.create("test")
+        rig = Rig(page=page)
+        await rig.ready()
+        assert page["stage"] == Stage.SERVING
+        assert page["heartbeat_ns"] > 0
+        caller = await Caller.to(rig.listeners[0])
+        assert await caller.hello() == b"slot0"
+        rig.master.send(DRAIN)
+        await rig.code()
+        assert page["stage"] == Stage.ENDED
+        assert (page["served"], page["heartbeat_ns"]) == (1, 0)
+        page.close()
+
+    run(scenario)
 
 
 def test_a_master_that_died_is_a_reason_to_drain(lines):
@@ -318,7 +384,7 @@ def test_a_factory_that_refuses_its_settings_is_a_failed_start():
     async def scenario() -> None:
         rig = Rig()
 
-        def refuse(state: dict[str, Any]) -> Any:
+        def refuse(state: dict[str, Any], admission: Any) -> Any:
             raise ValueError("bad header")
 
         rig.server._make_factory = refuse
@@ -334,7 +400,7 @@ def test_the_factory_gets_the_lifespan_state():
         rig = Rig()
         states: list[dict[str, Any]] = []
         make = rig.server._make_factory
-        rig.server._make_factory = lambda state: states.append(state) or make(state)
+        rig.server._make_factory = lambda state, admission: states.append(state) or make(state, admission)
         await rig.ready()
         assert states == [rig.server._lifespan.state]
         rig.master.send(control.Stop())

@@ -1,4 +1,4 @@
-"""``serve(app, *flags)``: real servers for one test; and their logs in the report of a failed one."""
+"""For all tests: ``serve(app, *flags)`` starts real servers; a failed test reports their logs."""
 
 from __future__ import annotations
 

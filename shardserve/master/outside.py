@@ -1,0 +1,232 @@
+"""The world outside the server's own processes: systemd, the pid file, ctl, another master.
+
+Rules of this file: it gathers what these have in common, *when* they hear of what, and holds no
+protocol: ``notify.py``, ``pidfile.py``, ``control_socket.py`` and ``upgrade.py`` do. The supervisor
+says what happens to it; nothing here decides about a worker.
+
+A master that takes over from another one (``takeover``) shows itself only once it serves: until
+then the pid file, the control socket and systemd's main pid are the old one's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from select import POLLIN
+from typing import TYPE_CHECKING
+
+from ..commands import socket_path
+from ..config.model import Config
+from ..errors import ListenError, StartupError
+from ..net import listeners as net
+from . import orders
+from .control_socket import ControlSocket
+from .notify import Notifier
+from .pidfile import PidFile
+from .upgrade import Taken, Takeover, Upgrade
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+
+log = logging.getLogger("shardserve.master")
+
+
+class Outside:
+    """What is told to whom, and what they ask for."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        notifier: Notifier,
+        takeover: Takeover | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        """``command`` starts a new master at USR2; None: the command line of this one.
+
+        Raises StartupError: the pid file is locked, the control socket is somebody else's.
+        """
+        self._config = config
+        self._notifier = notifier
+        self._takeover = takeover
+        self.took_over = False  # from another master
+        self._shown = takeover is None
+        self._command = command
+        self._upgrade: Upgrade | None = None
+        self.handed_over = False
+        self._control: ControlSocket | None = None
+        self._pid_file = self._claim_pid_file()
+        try:
+            if takeover is None:
+                if self._pid_file is not None:
+                    self._pid_file.write()
+                self._open_control(replace=False)
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim_pid_file(self) -> PidFile | None:
+        path = self._config.pid
+        if path is None:
+            return None
+        if self._takeover is not None and self._takeover.pid_file_fd is not None:
+            return PidFile.inherit(path, self._takeover.pid_file_fd)
+        return PidFile.claim(path)
+
+    def _open_control(self, *, replace: bool) -> None:
+        setting = self._config.control_socket
+        try:
+            path = socket_path(setting, os.environ, os.getuid(), os.getpid())
+            if path is not None:
+                self._control = ControlSocket(path, replace=replace)
+        except (ListenError, OSError) as error:
+            if setting != "auto":
+                raise
+            log.warning("no control socket, so shardserve ctl will not find this server: %s", error)
+
+    @property
+    def is_the_master(self) -> bool:
+        """Whether the files are ours to remove: not before we took over, nor after we handed over."""
+        return self._shown and not self.handed_over
+
+    # Waiting
+
+    def watched(self) -> list[tuple[int, int]]:
+        found = []
+        if self._control is not None:
+            found.append((self._control.fileno(), POLLIN))
+        found += [
+            (one.fileno(), POLLIN) for one in (self._upgrade, self._takeover) if one is not None and one.open
+        ]
+        return found
+
+    def next_deadline(self) -> float | None:
+        times = [self._notifier.next_ping]
+        if self._control is not None:
+            times.append(self._control.next_deadline())
+        if self._upgrade is not None:
+            times.append(self._upgrade.deadline)
+        return min((at for at in times if at is not None), default=None)
+
+    # What the supervisor says
+
+    def serving(self) -> None:
+        """Every worker is ready."""
+        if not self._shown:
+            self._show()
+            self.took_over = True
+        self._notifier.ready()
+        if self._takeover is not None:  # it may have died meanwhile
+            self._takeover.ready()
+            log.info("took over from the master with pid %d", self._takeover.old_pid)
+
+    def _show(self) -> None:
+        """What is the old master's so far is ours from now on."""
+        self._shown = True
+        try:
+            self._open_control(replace=True)
+        except (ListenError, OSError) as error:
+            log.error("no control socket: %s", error)
+        if self._pid_file is not None:
+            self._pid_file.write()
+        self._notifier.main_pid(os.getpid())
+
+    def failed(self, text: str) -> None:
+        """The first start failed."""
+        if self._takeover is not None:
+            self._takeover.failed(text)
+
+    def reloading(self) -> None:
+        self._notifier.reloading(time.monotonic())
+
+    def reloaded(self, failure: str) -> None:
+        self._notifier.ready()
+        self._notifier.status(f"reload failed: {failure}" if failure else "reloaded")
+
+    def stopping(self, now: float) -> None:
+        if self._upgrade is not None and not self.handed_over:
+            self._upgrade.abandon(now)
+        if self.is_the_master:
+            self._notifier.stopping()
+
+    # An upgrade: this is the old master
+
+    @property
+    def upgrading(self) -> bool:
+        return self._upgrade is not None and not self.handed_over
+
+    @property
+    def children(self) -> set[int | None]:
+        """The pids of processes that are ours to reap."""
+        return set() if self._upgrade is None else {self._upgrade.pid}
+
+    def begin_upgrade(self, listeners: net.Listeners, now: float) -> None:
+        if self._upgrade is not None:
+            log.warning("an upgrade is on its way already")
+            return
+        log.info("starting a new master, which takes over the listeners once it serves")
+        try:
+            self._upgrade = Upgrade.start(
+                [(entry.to_plain(), sock) for entry, sock in listeners.handover()],
+                self._pid_file,
+                command=self._command,
+                environ=os.environ,
+                now=now,
+                limit_s=self._config.timeout_worker_startup_s,
+            )
+        except StartupError as error:
+            log.error("%s; this master goes on", error)
+
+    def taken_over(self, now: float) -> bool:
+        """Whether a new master serves in our place as of now."""
+        if self._upgrade is None or self.handed_over:
+            return False
+        outcome = self._upgrade.turn(now)
+        if outcome is None:
+            return False
+        if isinstance(outcome, Taken):
+            self.handed_over = True  # the handshake stays open: its end says that we are gone
+            self._notifier.main_pid(self._upgrade.pid)
+            self._notifier.close()
+            self._close_control()
+            return True
+        self._upgrade.close()
+        self._upgrade = None
+        log.error("the upgrade failed: %s", outcome.text)
+        if self._pid_file is not None:
+            self._pid_file.write()  # the new one may have put its own in
+        return False
+
+    # ctl
+
+    def answer(self, supervisor: Supervisor, now: float) -> None:
+        """Hear ctl, and tell systemd's watchdog that this loop turns."""
+        self._notifier.ping_if_due(now)
+        if self._takeover is not None:
+            self._takeover.turn()
+            if self._takeover.old_is_gone:
+                self._takeover.close()
+                self._takeover = None
+        if self._control is not None:
+            for request in self._control.turn(now):
+                orders.obey(supervisor, request, now)
+
+    # The end
+
+    def _close_control(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def close(self) -> None:
+        """Everything of ours goes; what was handed over stays."""
+        self._notifier.close()
+        for one in (self._upgrade, self._takeover):
+            if one is not None:
+                one.close()
+        if self._pid_file is not None:
+            self._pid_file.close(unlink=True)  # if it is still ours
+            self._pid_file = None
+        self._close_control()  # last: its end is what `ctl stop` waits for
