@@ -9,8 +9,9 @@
 #include "cycle.h"
 #include "task.h"
 
-/* At the start of a drain without grace, a connection on which no request ever came may still bring one. */
-#define DRAIN_FIRST_REQUEST_MS 500
+/* At the start of a drain without grace: on a connection that is new, or has just been answered, a request may be
+ * on its way. It gets so long to arrive. */
+#define DRAIN_LATE_REQUEST_MS 500
 
 PyObject *
 factory_open_connections(Factory *factory)
@@ -71,19 +72,29 @@ factory_check_empty(Factory *factory)
         PyErr_WriteUnraisable((PyObject *)factory);
 }
 
-/* Closes every connection that has nothing to do; `spare_young`: not those that never had a request. 0, or -1. */
-static int
-close_idle(Factory *factory, bool spare_young)
+/* Whether the client of an idle connection may have sent its next request already. */
+static bool
+is_expectant(const Factory *factory, const Connection *connection, int64_t now_ms)
 {
+    int64_t idle_since_ms = connection->deadline_ms - factory->keep_alive_ms;
+    return !connection->served_any || now_ms - idle_since_ms < DRAIN_LATE_REQUEST_MS;
+}
+
+/* Closes every connection that has nothing to do; `spare_expectant`: not those on which a request may be on its way.
+ * 0, or -1. */
+static int
+close_idle(Factory *factory, bool spare_expectant)
+{
+    int64_t now_ms = factory_now_ms();
     PyObject *list = factory_open_connections(factory);
     if (list == NULL)
         return -1;
     factory->closing_idle = true;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         Connection *connection = (Connection *)PyList_GET_ITEM(list, i);
-        if (connection->closing || connection->lingering || (spare_young && !connection->served_any))
+        if (connection->closing || connection->lingering || !connection_is_idle(connection))
             continue;
-        if (connection_is_idle(connection))
+        if (!(spare_expectant && is_expectant(factory, connection, now_ms)))
             connection_close(connection);
     }
     Py_DECREF(list);
@@ -118,7 +129,7 @@ factory_drain(PyObject *self, PyObject *args, PyObject *kwargs)
     if (grace_ms <= 0) {
         if (close_idle(factory, true) < 0)
             return NULL;
-        grace_ms = DRAIN_FIRST_REQUEST_MS;
+        grace_ms = DRAIN_LATE_REQUEST_MS;
     }
     if (schedule(factory, &later, grace_ms / 1000.0) < 0)
         return NULL;

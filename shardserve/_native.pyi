@@ -74,7 +74,8 @@ class ProtocolFactory:
     def drain(self, on_empty: Callable[[], None], *, grace_ms: int = 0) -> None:
         """Finish what is in flight: every response from now on says ``Connection: close``.
 
-        Idle connections are closed ``grace_ms`` from now (0: at once), so that a client about to
+        Idle connections are closed ``grace_ms`` from now (0: at once, but half a second from now where
+        a connection is new or was answered within the last half second), so that a client about to
         reuse one still gets its answer. ``on_empty`` is called once, from the loop, when no
         connection is left. Raises RuntimeError if already draining.
         """

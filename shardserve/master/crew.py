@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from select import POLLIN, POLLOUT
 
 from .. import control
+from ..stats import Stage
 from . import slots
 from .health import Limits, Watch, trimmed
 from .recycle import Allowance
@@ -151,7 +152,16 @@ class Crew:
             member.worker.channel.send(message, now, sockets, last=last)
 
     def stop(self, process: Process, now: float) -> None:
-        """End it now: STOP, and KILL if it does not hear."""
+        """End it now: STOP, and KILL if it does not hear.
+
+        One that imports cannot hear, and holds copies of the listeners: whoever connects would wait
+        for nobody, and be reset at its end. So it gets no time.
+        """
+        member = self._members.get(process)
+        if member is not None and member.worker.page["stage"] <= Stage.IMPORTING:
+            process.killed = process.killed or "it was told to stop while it imported"
+            member.worker.handle.kill()
+            return
         process.kill_by(now + slots.STOP_KILL_S)
         self.send(process, control.Stop(), now, last=True)
 

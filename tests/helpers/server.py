@@ -71,6 +71,14 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs, or at least is not a zombie. It may go while one asks."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 class ServerProcess:
     """``with ServerProcess(tmp_path, "hello:app", "--workers", "2") as server:``.
 
@@ -207,7 +215,7 @@ class ServerProcess:
             found = psutil.Process(self.pid).children()
         except psutil.NoSuchProcess:
             return []
-        return [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in found if is_alive(one)]
 
     def pids(self) -> set[int]:
         return {one.pid for one in self.workers()}

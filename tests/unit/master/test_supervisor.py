@@ -33,6 +33,7 @@ from shardserve.master.spawn import Worker
 from shardserve.master.supervisor import Phase, Supervisor
 from shardserve.net.listeners import Listeners
 from shardserve.stats import Page
+from shardserve.stats import Stage as StageOfWorker
 
 CONFIG = Config(app="m:app", timeout_graceful_shutdown_s=30.0, timeout_drain_idle_s=5.0, control_socket="off")
 DRAIN = control.Drain(5.0, 30.0, 5.0)
@@ -53,6 +54,7 @@ class Played:
         self.pipe.setblocking(False)
         self.channel = Channel(ours, f"worker {start.slot}")
         self.page = Page.create("played")
+        self.page["stage"] = StageOfWorker.LIFESPAN
         self.signals: list[int] = []
 
     def poll(self) -> int | None:
@@ -317,6 +319,16 @@ def test_who_ignores_drain_is_killed_after_the_deadline(stage: Stage) -> None:
     assert not one.killed
     stage.turn(1.0 + 30.0 + slots.KILL_AFTER_S)
     assert one.killed
+
+
+def test_one_that_imports_is_killed_at_once(stage: Stage) -> None:
+    """It cannot hear, and holds the listeners open for nobody."""
+    (one,) = stage.begin(1)
+    (new,) = stage.turn(1.0, signal.SIGHUP)
+    new.page["stage"] = StageOfWorker.IMPORTING
+    stage.turn(2.0, signal.SIGTERM)
+    assert new.killed
+    assert kinds(one.heard()) == ["DRAIN"]
 
 
 def test_a_death_while_stopping_is_not_replaced(stage: Stage) -> None:
