@@ -47,6 +47,13 @@ class Member:
         self.allowance = allowance
         self.vitals = Vitals()
 
+    def used_up(self, now: float) -> tuple[str, str] | None:
+        """Why it should be replaced: the cause and the words for it; None while it has something left."""
+        if self.allowance is None:
+            return None
+        served = self.worker.page["served"]
+        return self.allowance.used_up(served=served, rss_bytes=self.vitals.rss_bytes, now=now)
+
 
 class Crew:
     """The live processes. Iterating gives the members; any of them may go meanwhile."""

@@ -15,20 +15,15 @@ import os
 import time
 from collections.abc import Sequence
 from select import POLLIN
-from typing import TYPE_CHECKING
 
 from ..commands import socket_path
 from ..config.model import Config
 from ..errors import ListenError, StartupError
 from ..net import listeners as net
-from . import orders
-from .control_socket import ControlSocket
+from .control_socket import ControlSocket, Request
 from .notify import Notifier
 from .pidfile import PidFile
 from .upgrade import Taken, Takeover, Upgrade
-
-if TYPE_CHECKING:
-    from .supervisor import Supervisor
 
 log = logging.getLogger("shardserve.master")
 
@@ -199,19 +194,17 @@ class Outside:
             self._pid_file.write()  # the new one may have put its own in
         return False
 
-    # ctl
+    # In every turn of the loop
 
-    def answer(self, supervisor: Supervisor, now: float) -> None:
-        """Hear ctl, and tell systemd's watchdog that this loop turns."""
+    def requests(self, now: float) -> list[Request]:
+        """What ctl asks for; and systemd's watchdog hears that the loop turns."""
         self._notifier.ping_if_due(now)
         if self._takeover is not None:
             self._takeover.turn()
             if self._takeover.old_is_gone:
                 self._takeover.close()
                 self._takeover = None
-        if self._control is not None:
-            for request in self._control.turn(now):
-                orders.obey(supervisor, request, now)
+        return self._control.turn(now) if self._control is not None else []
 
     # The end
 

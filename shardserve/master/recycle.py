@@ -7,19 +7,10 @@ slot at a time (``supervisor.py``).
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..config.model import Config
-from .slots import Slot, State
-
-if TYPE_CHECKING:
-    from .crew import Member
-
-log = logging.getLogger("shardserve.master")
 
 MIB = 1024 * 1024
 
@@ -56,19 +47,3 @@ class Allowance:
         if self.until is not None and now >= self.until:
             return "lifetime", "it is as old as it may become"
         return None
-
-
-def find(members: Iterable[Member], slots: Mapping[int, Slot], now: float) -> tuple[Slot, str] | None:
-    """A slot whose worker has used up its allowance, and the cause."""
-    for member in members:
-        slot = slots[member.process.slot]
-        if slot.current is not member.process or slot.state is not State.READY or now < slot.recycle_after:
-            continue
-        found = member.allowance and member.allowance.used_up(
-            served=member.worker.page["served"], rss_bytes=member.vitals.rss_bytes, now=now
-        )
-        if found:
-            cause, text = found
-            log.info("%s is replaced: %s", member.process, text)
-            return slot, cause
-    return None

@@ -31,7 +31,7 @@ from ..config.model import Config
 from ..errors import AppImportError, LifespanError, ShardserveError
 from ..net import listeners as net
 from ..observe import logs
-from . import orders, recycle, slots
+from . import orders, slots
 from .crew import Crew, Member
 from .health import LOOK_S, Limits
 from .nursery import Nursery
@@ -72,6 +72,7 @@ class Supervisor:
         self.phase = Phase.STARTING
         self.started_at = time.monotonic()
         self.wanted = 0
+        self.urls = listeners.urls  # still known when they are closed
         self.roller = Roller(reload_config)
         self._listeners = listeners
         self._nursery = nursery
@@ -127,17 +128,14 @@ class Supervisor:
         self._scale(now)
         self._timers(now)
         self._lend(now)
-        self._outside.answer(self, now)
+        for request in self._outside.requests(now):
+            orders.obey(self, request, now)
 
     def _finished(self) -> bool:
         over = self.phase >= Phase.STOPPING and all(s.state is State.DEAD for s in self.slots.values())
         return over and self._nursery.empty
 
     # What others ask of it
-
-    @property
-    def urls(self) -> list[str]:
-        return self._listeners.urls
 
     @property
     def upgrading(self) -> bool:
@@ -360,10 +358,7 @@ class Supervisor:
 
     def _next_rolling(self, now: float) -> Rolling | None:
         if not self.roller.asked:
-            found = recycle.find(self.crew, self.slots, now)
-            if found is None:
-                return None
-            return self.roller.begin_recycling(found[0], self.config, self.generation, found[1])
+            return self._next_recycling(now)
         self._outside.reloading()
         numbers = [slot.number for slot in self.slots.values() if slot.wanted]
         rolling = self.roller.begin_reload(self.config, numbers)
@@ -373,6 +368,17 @@ class Supervisor:
             except (OSError, ShardserveError) as error:
                 self._template_news(rolling.generation, "start", str(error), now)
         return rolling
+
+    def _next_recycling(self, now: float) -> Rolling | None:
+        for slot in self.slots.values():
+            if slot.state is not State.READY or now < slot.recycle_after:
+                continue
+            assert slot.current is not None
+            if (found := self.crew[slot.current].used_up(now)) is not None:
+                cause, text = found
+                log.info("%s is replaced: %s", slot.current, text)
+                return self.roller.begin_recycling(slot, self.config, self.generation, cause)
+        return None
 
     def _adopt_config(self, rolling: Rolling, now: float) -> None:
         """A worker is ready with it, so it can be what a respawned worker gets."""

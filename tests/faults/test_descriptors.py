@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.master_process import PATIENCE_S, until
+from tests.helpers.master_process import until
+from tests.helpers.queues import ask, read_all
 from tests.helpers.server import APPS, ServerProcess
 
 LIMIT = 128
@@ -32,28 +32,13 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
         yield one
 
 
-def call(server: ServerProcess, path: str) -> socket.socket:
-    caller = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
-    caller.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
-    return caller
-
-
-def answer(caller: socket.socket) -> bytes:
-    """Everything until the server closes. A reset is an error."""
-    data = b""
-    with caller:
-        while part := caller.recv(4096):
-            data += part
-    return data
-
-
 def test_a_burst_beyond_the_limit_is_answered(server: ServerProcess, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    callers = [call(server, f"/wait?{go}") for _ in range(CLIENTS)]
+    callers = [ask(server.port, f"/wait?{go}") for _ in range(CLIENTS)]
     server.saw(rf"WARNING: .*Not accepting new connections: \d+ of {LIMIT} descriptors are in use; ")
     # Of those who have a connection, nobody is hurt: the app can still open what it needs.
     go.touch()
-    answers = [answer(caller) for caller in callers]
+    answers = [read_all(caller) for caller in callers]
     assert all(one.startswith(b"HTTP/1.1 200 ") and one.endswith(b"hello") for one in answers)
     assert len(re.findall("GET /wait", server.access())) == CLIENTS
     log = server.saw(r"INFO: .*Accepting new connections again after \d+\.\d s\.")
@@ -67,9 +52,9 @@ def test_a_stop_answers_those_who_wait_as_far_as_descriptors_go(
 ) -> None:
     """What is kept for the app is given to them: nobody comes after this worker."""
     go = tmp_path / "go"
-    callers = [call(server, f"/wait?{go}") for _ in range(LIMIT - 24)]
+    callers = [ask(server.port, f"/wait?{go}") for _ in range(LIMIT - 24)]
     server.saw("Not accepting new connections: ")
     server.process.terminate()
     go.touch()
-    answers = [answer(caller) for caller in callers]
+    answers = [read_all(caller) for caller in callers]
     assert all(one.endswith(b"hello") for one in answers)

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from pathlib import Path
 
 import psutil
 
 from tests.helpers.master_process import MasterProcess, until
+from tests.helpers.queues import ask, read_all
 
 CONNECTIONS = 20
-
-
-def open_connections(port: int, count: int) -> list[socket.socket]:
-    found = []
-    for _ in range(count):
-        client = socket.create_connection(("127.0.0.1", port), timeout=20)
-        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        found.append(client)
-    return found
-
-
-def read_all(client: socket.socket) -> bytes:
-    found = b""
-    with client:
-        while chunk := client.recv(65536):
-            found += chunk
-    return found
 
 
 def stall_one(master: MasterProcess, port: int) -> int:
@@ -39,7 +22,7 @@ def test_nothing_in_the_queue_of_a_killed_worker_is_lost(tmp_path: Path) -> None
     with MasterProcess(tmp_path, workers=2) as master:
         port = master.ready().port
         victim = stall_one(master, port)
-        clients = open_connections(port, CONNECTIONS)
+        clients = [ask(port) for _ in range(CONNECTIONS)]
         os.kill(victim, signal.SIGKILL)
         answers = [read_all(client) for client in clients]
         assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
@@ -54,7 +37,7 @@ def test_a_crash_loop_backs_off_and_the_neighbour_serves_for_it(tmp_path: Path) 
         master.saw(r"worker 1 starts again in 0\.2 s")
         master.saw("worker 0 accepts for slot 1")
         # Every connection is answered, those that the kernel deals to slot 1 as well.
-        clients = open_connections(master.port, CONNECTIONS)
+        clients = [ask(master.port) for _ in range(CONNECTIONS)]
         answers = [read_all(client) for client in clients]
         assert all(b'"slot": 0' in answer for answer in answers)
         master.saw(r"worker 1 starts again in 0\.8 s")

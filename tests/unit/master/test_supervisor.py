@@ -105,6 +105,7 @@ class Stage:
             reload_config=lambda: self.fresh_config(),
         )
         self.now = 0.0
+        self.listeners = listeners
 
     def _start(self, start: control.Start, now: float, **_: Any) -> Worker:
         if self.spawn_error is not None:
@@ -301,7 +302,7 @@ def test_the_masters_listeners_are_closed_before_anybody_drains(
     """Else a worker could close its own first, and who connects then waits in vain and is reset."""
     stage.begin(2)
     open_then: list[list[str]] = []
-    monkeypatch.setattr(Channel, "send", lambda *_, **__: open_then.append(stage.supervisor.urls))
+    monkeypatch.setattr(Channel, "send", lambda *_, **__: open_then.append(stage.listeners.urls))
     stage.turn(None, signal.SIGTERM)
     assert open_then == [[], []]
 
