@@ -1,8 +1,8 @@
 """What ``shardserve ctl`` and the master say to each other, each command declared once.
 
 Rules of this file: sans-I/O, but for the last section, which finds the folder that both sides look
-in. Lines of UTF-8 JSON over a Unix stream socket. A connection carries one command and is answered
-by one reply; ``progress`` lines may come before it:
+in, and asks the kernel who the other side is. Lines of UTF-8 JSON over a Unix stream socket. A
+connection carries one command and is answered by one reply; ``progress`` lines may come before it:
 
     {"command": "reload", "wait": true}      the request
     {"progress": "worker 0 is ready"}        any number of these
@@ -19,7 +19,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import stat
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,6 +35,7 @@ MAX_REQUEST_BYTES = 64 * 1024
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 # As many as --workers may be.
 MOST_WORKERS = 1024
+_UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
 # Commands
@@ -265,7 +268,16 @@ def _fits(value: object, hint: Any) -> bool:
     return type(value) in ((int, float) if hint is float else (hint,))
 
 
-# Where the socket is
+# Where the socket is, and who is at its other end
+
+
+def peer(sock: socket.socket) -> tuple[int, int]:
+    """The pid and the uid of the process at the other end: whoever connected, or listened. A pid of 0
+    is in a namespace that we cannot see. Raises OSError.
+    """
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, _ = _UCRED.unpack(data)
+    return pid, uid
 
 
 def runtime_directory(environ: Mapping[str, str], uid: int, *, create: bool = False) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +25,6 @@ from ..observe.logs import printable
 ANSWER_S = 10.0
 # When several are asked what they are, none may hold up the list for long.
 GLANCE_S = 2.0
-_UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 _VARIABLE = "SHARDSERVE_CONTROL_SOCKET"
 
 
@@ -51,12 +49,11 @@ class Connection:
         self._sock.settimeout(timeout_s)
         try:
             self._sock.connect(self.path)
-            peer = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            self.pid, _ = commands.peer(self._sock)  # 0: it is in a pid namespace that we cannot see
         except OSError as error:
             self._sock.close()
             where = f"{self.path} ({origin})" if origin else self.path
             raise CtlError(_why_not(where, self.path, error)) from error
-        self.pid: int = _UCRED.unpack(peer)[0]  # 0: it is in a pid namespace that we cannot see
 
     def ask(
         self,

@@ -15,6 +15,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Sequence
+from select import POLLIN, POLLOUT
 from typing import Protocol
 
 from .. import control
@@ -47,6 +48,12 @@ class Channel:
     @property
     def wants_to_send(self) -> bool:
         return self.open and bool(self._unsent)
+
+    def watched(self) -> list[tuple[int, int]]:
+        """What to poll it for: messages, and room if something is unsent. Nothing once it is over."""
+        if not self.open:
+            return []
+        return [(self.fileno(), POLLIN | (POLLOUT if self.wants_to_send else 0))]
 
     def send(
         self,

@@ -20,7 +20,6 @@ import os
 import select
 import socket
 import stat
-import struct
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -39,7 +38,6 @@ UNSENT_MAX_BYTES = 8 * 1024 * 1024
 ACCEPT_PAUSE_S = 1.0
 _READ_BYTES = 64 * 1024
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 log = logging.getLogger("shardserve.master")
 
@@ -161,7 +159,7 @@ class ControlSocket:
 
     def _welcome(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        pid, uid = _peer(sock)
+        pid, uid = commands.peer(sock)
         who = f"pid {pid} of uid {uid}"
         refusal = ""
         if uid not in (0, os.geteuid()):
@@ -341,7 +339,7 @@ def _clear(path: str, *, replace: bool) -> None:
         by = "somebody"
         try:
             probe.connect(path)
-            by = f"pid {_peer(probe)[0]}"
+            by = f"pid {commands.peer(probe)[0]}"
         except (ConnectionRefusedError, FileNotFoundError):
             return
         except BlockingIOError:
@@ -363,10 +361,3 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _peer(sock: socket.socket) -> tuple[int, int]:
-    """The pid and the uid of the process at the other end: whoever connected, or listened."""
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, _ = _UCRED.unpack(data)
-    return pid, uid

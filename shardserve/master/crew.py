@@ -12,7 +12,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from select import POLLIN, POLLOUT
 
 from .. import control
 from ..stats import Stage
@@ -26,8 +25,6 @@ from .vitals import Vitals
 
 # A worker that has not read its control pipe for this long, so long that the pipe is full, is killed.
 STUCK_KILL_S = 30.0
-# From ABRT, which has the process dump its stack, to KILL.
-ABORT_KILL_S = 2.0
 
 log = logging.getLogger("shardserve.master")
 
@@ -91,9 +88,7 @@ class Crew:
     def watched(self) -> Iterator[tuple[int, int]]:
         """The pipes and what to poll them for: messages, and room where something is unsent."""
         for member in self:
-            channel = member.worker.channel
-            if channel.open:
-                yield channel.fileno(), POLLIN | (POLLOUT if channel.wants_to_send else 0)
+            yield from member.worker.channel.watched()
 
     def stuck_deadline(self) -> float | None:
         """When the first worker that does not read its pipe has not done so for too long."""
@@ -176,7 +171,7 @@ class Crew:
         """Have it dump its stack and die. ``why`` is what its end is counted by, too."""
         process.killed = process.killed or why
         process.cause = process.cause or why
-        process.kill_by(now + ABORT_KILL_S)
+        process.kill_by(now + slots.ABORT_KILL_S)
         self._members[process].worker.handle.send_signal(signal.SIGABRT)
 
     def kill_overdue(self, now: float) -> None:

@@ -8,7 +8,6 @@ that is lost is replaced, and until then workers are exec'd, which always works.
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -63,15 +62,12 @@ class Nursery:
         if template is not None and template.ready and template.channel.open:
             worker = template.fork(start, now, sockets=sockets)
         else:
-            worker = self._exec(start, now, sockets)
+            worker = start_worker(start, now, sockets=sockets, command=self._command)
         log.debug("worker %d starts on core %s", slot, core)
         return Process(worker.handle.pid, slot, generation, started_at=now), worker
 
     def core_of(self, slot: int, config: Config) -> int | None:
         return self._cores.of_slot(slot) if config.affinity else None
-
-    def _exec(self, start: control.Start, now: float, sockets: Sequence[socket.socket]) -> Worker:
-        return start_worker(start, now, sockets=sockets, command=self._command)
 
     # Templates
 

@@ -12,7 +12,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from .. import commands
-from . import report, slots
+from . import report
 from .control_socket import Request
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def note(supervisor: Supervisor, number: signal.Signals) -> None:
         case signal.SIGUSR2:
             supervisor.ask_upgrade()
         case signal.SIGTTIN:
-            supervisor.wanted = min(slots.MOST, supervisor.wanted + 1)
+            supervisor.wanted = min(commands.MOST_WORKERS, supervisor.wanted + 1)
         case signal.SIGTTOU:
             supervisor.wanted = max(1, supervisor.wanted - 1)
         case signal.SIGCHLD:

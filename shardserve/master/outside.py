@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
 from select import POLLIN
 
 from ..commands import socket_path
@@ -37,18 +36,13 @@ class Outside:
         *,
         notifier: Notifier,
         takeover: Takeover | None = None,
-        command: Sequence[str] | None = None,
     ) -> None:
-        """``command`` starts a new master at USR2; None: the command line of this one.
-
-        Raises StartupError: the pid file is locked, the control socket is somebody else's.
-        """
+        """Raises StartupError: the pid file is locked, the control socket is somebody else's."""
         self._config = config
         self._notifier = notifier
         self._takeover = takeover
         self.took_over = False  # from another master
         self._shown = takeover is None
-        self._command = command
         self._upgrade: Upgrade | None = None
         self.handed_over = False
         self._control: ControlSocket | None = None
@@ -166,7 +160,6 @@ class Outside:
             self._upgrade = Upgrade.start(
                 [(entry.to_plain(), sock) for entry, sock in listeners.handover()],
                 self._pid_file,
-                command=self._command,
                 environ=os.environ,
                 now=now,
                 limit_s=self._config.timeout_worker_startup_s,

@@ -33,8 +33,8 @@ BACKOFF_CAP_S = 30.0
 KILL_AFTER_S = 8.0
 # From STOP to KILL.
 STOP_KILL_S = 1.0
-# --workers allows as many.
-MOST = 1024
+# From ABRT, which has the process dump its stack, to KILL.
+ABORT_KILL_S = 2.0
 
 
 class State(IntEnum):

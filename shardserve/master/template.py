@@ -20,7 +20,6 @@ import socket
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from select import POLLIN, POLLOUT
 from typing import Any
 
 from .. import control
@@ -30,8 +29,6 @@ from . import slots
 from .channel import Channel
 from .spawn import WORKER_COMMAND, Worker, start_process
 
-# From ABRT, which has the process dump its stack, to KILL.
-ABORT_KILL_S = 2.0
 # A template that has not answered a FORK for this long is killed.
 FORK_KILL_S = 30.0
 # The returncode of a worker that ended before it could say its pid.
@@ -188,9 +185,7 @@ class Template:
 
     def watched(self) -> list[tuple[int, int]]:
         """Its pipe and what to poll it for."""
-        if not self.channel.open:
-            return []
-        return [(self.channel.fileno(), POLLIN | (POLLOUT if self.channel.wants_to_send else 0))]
+        return self.channel.watched()
 
     def turn(self, now: float) -> None:
         """Hear what it says, reap it when it has ended, kill it when its time is over."""
@@ -237,7 +232,7 @@ class Template:
         self.failed = "the app was not imported in time (timeout-worker-startup)"
         log.error("the %s is not ready in time: killing it", self)
         self._process.handle.send_signal(signal.SIGABRT)  # it dumps its stack
-        self._deadline = now + ABORT_KILL_S
+        self._deadline = now + slots.ABORT_KILL_S
 
     def _bury(self, returncode: int) -> None:
         self.returncode = returncode

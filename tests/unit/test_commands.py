@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from shardserve import commands
+from shardserve.config.model import BY_ATTRIBUTE
+from shardserve.config.values import Integer
 from shardserve.errors import ControlError, ListenError
 
 COMMANDS: list[commands.Command] = [
@@ -303,3 +305,9 @@ def test_the_search_looks_wherever_a_server_can_be(roots: Path, monkeypatch: pyt
         Path("/run/a"), roots, roots / "run" / "shardserve", mine,
     ]  # fmt: skip
     assert mine not in commands.search_directories(environ, uid + 1)
+
+
+def test_scale_goes_as_far_as_the_setting() -> None:
+    kind = BY_ATTRIBUTE["workers"].kind
+    assert isinstance(kind, Integer)
+    assert kind.high == commands.MOST_WORKERS

@@ -311,7 +311,7 @@ def test_only_our_user_and_root_are_served(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The mode of the file keeps others out already; a descriptor can be handed on."""
-    monkeypatch.setattr(control_socket, "_peer", lambda sock: (77, uid))
+    monkeypatch.setattr(control_socket.commands, "peer", lambda sock: (77, uid))
     sock = connect()
     assert turns(control) == []
     if served:
