@@ -7,6 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 APP ?= shardserve.demo:app
 PYTEST := $(BIN)/python -m pytest
+# In one process each: these may share the cores. The rest starts servers and is alone.
+IN_PROCESS := tests/unit tests/native tests/conformance
+WITH_SERVERS := tests/e2e tests/faults tests/budget tests/leaks
 NATIVE := $(wildcard native/*.c native/*.h)
 
 .PHONY: help run test build lint format unit native-tests sanitize pythons install-check tools generated \
@@ -27,7 +30,8 @@ run: $(VENV)/run.stamp
 	@exec $(BIN)/shardserve $(APP) $(ARGS)
 
 test: tools build lint
-	$(PYTEST) -q $(ARGS)
+	$(PYTEST) -q -n auto $(IN_PROCESS)
+	$(PYTEST) -q $(WITH_SERVERS)
 	$(MAKE) --no-print-directory native-tests sanitize pythons install-check
 
 # ---- set-up ----

@@ -198,7 +198,7 @@ send_start(Cycle *cycle, PyObject *message)
     if (result < 0)
         return -1;
     cycle->status = status;
-    cycle->no_body = cycle->head_only || status == 204 || status == 304;
+    cycle->no_body = cycle->head_only || status == 204 || status == 205 || status == 304;
     cycle->response = RESPONSE_NEXT[cycle->response][MESSAGE_START];
     return 0;
 }

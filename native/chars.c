@@ -1,6 +1,7 @@
 /* Character classes of HTTP. Pure functions over the caller's bytes: nothing is owned, nothing is kept. */
 #include "chars.h"
 
+#include <arpa/inet.h>
 #include <string.h>
 
 /* RFC 9110 §5.6.2: tchar. One bit a character, four 64-bit words. */
@@ -45,6 +46,94 @@ static inline char
 lower(char c)
 {
     return (c >= 'A' && c <= 'Z') ? (char)(c | 0x20) : c;
+}
+
+static inline int
+hex_value(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c = lower(c);
+    return (c >= 'a' && c <= 'f') ? c - 'a' + 10 : -1;
+}
+
+/* RFC 3986 §2.3 unreserved and §2.2 sub-delims: what a host name is made of. */
+static const uint64_t NAME_CHAR[4] = {0x2bff7fd200000000ull, 0x47fffffe87fffffeull, 0, 0};
+
+static inline bool
+is_name_char(char c)
+{
+    unsigned char code = (unsigned char)c;
+    return (NAME_CHAR[code >> 6] >> (code & 63)) & 1;
+}
+
+/* RFC 3986 §3.2.2: IPv6address. */
+static bool
+is_ipv6(const char *text, size_t length)
+{
+    char address[INET6_ADDRSTRLEN];
+    struct in6_addr parsed;
+    if (length >= sizeof(address) || memchr(text, '\0', length) != NULL)
+        return false;
+    memcpy(address, text, length);
+    address[length] = '\0';
+    return inet_pton(AF_INET6, address, &parsed) == 1;
+}
+
+/* RFC 3986 §3.2.2: IPvFuture = "v" 1*HEXDIG "." 1*( unreserved / sub-delims / ":" ). */
+static bool
+is_ip_future(const char *text, size_t length)
+{
+    size_t at = 1;
+    if (length == 0 || lower(text[0]) != 'v')
+        return false;
+    while (at < length && hex_value(text[at]) >= 0)
+        at++;
+    if (at == 1 || at + 1 >= length || text[at++] != '.')
+        return false;
+    while (at < length && (is_name_char(text[at]) || text[at] == ':'))
+        at++;
+    return at == length;
+}
+
+/* The length of the IP-literal at the start of `text`, with its brackets; 0: there is none. */
+static size_t
+ip_literal(const char *text, size_t length)
+{
+    const char *end = memchr(text, ']', length);
+    if (end == NULL)
+        return 0;
+    size_t inside = (size_t)(end - text) - 1;
+    return is_ipv6(text + 1, inside) || is_ip_future(text + 1, inside) ? inside + 2 : 0;
+}
+
+/* The length of the reg-name (or IPv4 address) at the start of `text`. */
+static size_t
+reg_name(const char *text, size_t length)
+{
+    size_t at = 0;
+    while (at < length) {
+        if (is_name_char(text[at]))
+            at++;
+        else if (text[at] == '%' && length - at > 2 && hex_value(text[at + 1]) >= 0 && hex_value(text[at + 2]) >= 0)
+            at += 3;
+        else
+            break;
+    }
+    return at;
+}
+
+bool
+chars_is_host(const char *text, size_t length)
+{
+    if (length == 0)
+        return true; /* RFC 9110 §7.2: of a target that has no authority */
+    size_t at = text[0] == '[' ? ip_literal(text, length) : reg_name(text, length);
+    if (at == 0 || (at < length && text[at++] != ':'))
+        return false;
+    while (at < length && text[at] >= '0' && text[at] <= '9')
+        at++;
+    return at == length;
 }
 
 bool
@@ -107,15 +196,6 @@ chars_list_has(const char *text, size_t length, const char *lower_text)
         text = comma + 1;
     }
     return false;
-}
-
-static inline int
-hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c = lower(c);
-    return (c >= 'a' && c <= 'f') ? c - 'a' + 10 : -1;
 }
 
 size_t

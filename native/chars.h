@@ -21,6 +21,9 @@ void chars_lower(char *to, const char *from, size_t length);
 /* RFC 9110 §8.6: Content-Length = 1*DIGIT. Returns the number, or -1 if it is none or above 2^62. */
 int64_t chars_content_length(const char *text, size_t length);
 
+/* RFC 9110 §7.2: Host = uri-host [ ":" port ] (RFC 3986 §3.2.2, §3.2.3), or empty. No userinfo. */
+bool chars_is_host(const char *text, size_t length);
+
 /* RFC 9110 §5.6.1: whether the comma-separated list `text` has the member `lower` (any case). */
 bool chars_list_has(const char *text, size_t length, const char *lower);
 

@@ -8,15 +8,16 @@
 void
 connection_check(const Connection *connection)
 {
-    CHECK((connection->head == NULL) == (connection->tail == NULL));
-    CHECK(connection->receiving == NULL || connection->receiving == connection->tail);
-    CHECK(connection->tail == NULL || connection->tail->next == NULL);
+    CHECK(connection->receiving == NULL || connection->receiving == connection->current);
+    CHECK(connection->current == NULL || connection->current->stream == (PyObject *)connection);
+    CHECK(connection->partial_line == NULL || connection->input == INPUT_LINE);
+    CHECK(connection->incoming == NULL || connection->input == INPUT_HEAD);
     CHECK(connection->fd < 0 || connection->transport != NULL);
-    CHECK(!connection->head_open || connection->head != NULL);
-    for (const Cycle *cycle = connection->head; cycle != NULL; cycle = cycle->next) {
-        CHECK(cycle->stream == (PyObject *)connection);
-        CHECK(cycle == connection->head || !cycle->started);
-    }
+    CHECK(!connection->head_open || connection->current != NULL);
+    /* Whoever has nothing running waits for the client, and not for ever. */
+    CHECK(connection->current != NULL || connection->deadline != DEADLINE_NONE || connection->transport == NULL ||
+          connection->closing || connection->close_after || connection->running || connection->feeding ||
+          connection->input_ended || connection->unparsed != NULL || connection->corked || connection->resume_scheduled);
     size_t total = 0;
     const Block *block = connection->out.block;
     for (int i = 0; block != NULL && i < block->segments; i++)
@@ -35,9 +36,11 @@ connection_new(Factory *factory)
     connection->factory = (Factory *)Py_NewRef(factory);
     connection->out.pool = &factory->pool;
     connection->fd = -1;
+    connection->queue_fd = -1;
     connection->content_length = -1;
     list_init(&connection->all);
     list_init(&connection->timer);
+    list_init(&connection->stall_timer);
     PyObject_GC_Track(connection);
     return (PyObject *)connection;
 }
@@ -125,6 +128,18 @@ report_crowded(const Factory *factory)
     Py_DECREF(on_crowded);
 }
 
+/* There are too many already. The client hears so before it has asked. May run Python. */
+static void
+refuse_connection(Connection *connection)
+{
+    if (connection->transport == NULL || connection->closing)
+        return;
+    connection->factory->refused++;
+    http1_cork(connection);
+    connection_reject(connection, 503, "too many connections (limit-connections)");
+    http1_uncork(connection);
+}
+
 static PyObject *
 connection_made(PyObject *self, PyObject *transport)
 {
@@ -148,11 +163,14 @@ connection_made(PyObject *self, PyObject *transport)
     connection->parser = parser;
     connection->transport = Py_NewRef(transport);
     connection->fd = fd;
+    connection->queue_fd = fd;
     list_append(&factory->connections, &connection->all);
     factory->connection_count++;
-    connection_start_idle_timer(connection);
+    deadline_start(connection, DEADLINE_FIRST_BYTE);
     if (UNLIKELY(fd >= factory->crowded_fd))
         report_crowded(factory);
+    if (UNLIKELY(factory->connection_count > factory->limits.connections))
+        refuse_connection(connection);
     connection_check(connection);
     Py_RETURN_NONE;
 }
@@ -170,7 +188,8 @@ connection_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(connection->scope_base);
     Py_VISIT(connection->client);
     Py_VISIT(connection->incoming);
-    Py_VISIT(connection->head);
+    Py_VISIT(connection->current);
+    Py_VISIT(connection->partial_line);
     Py_VISIT(connection->unparsed);
     Py_VISIT(connection->write_futures);
     return 0;
@@ -181,7 +200,6 @@ connection_clear(PyObject *self)
 {
     Connection *connection = (Connection *)self;
     connection_close_output(connection);
-    connection->tail = NULL;
     connection->receiving = NULL;
     connection->head_open = false;
     writer_clear(&connection->out);
@@ -190,7 +208,8 @@ connection_clear(PyObject *self)
     Py_CLEAR(connection->scope_base);
     Py_CLEAR(connection->client);
     Py_CLEAR(connection->incoming);
-    Py_CLEAR(connection->head);
+    Py_CLEAR(connection->current);
+    Py_CLEAR(connection->partial_line);
     Py_CLEAR(connection->unparsed);
     Py_CLEAR(connection->write_futures);
     return 0;
@@ -205,6 +224,7 @@ connection_dealloc(PyObject *self)
     if (!list_empty(&connection->all))
         connection->factory->connection_count--;
     list_remove(&connection->timer);
+    list_remove(&connection->stall_timer);
     list_remove(&connection->all);
     if (connection->weak_list != NULL)
         PyObject_ClearWeakRefs(self); /* runs callbacks: nobody may find us in a list by then */
@@ -219,16 +239,16 @@ static PyObject *
 connection_repr(PyObject *self)
 {
     const Connection *connection = (Connection *)self;
-    const Cycle *head = connection->head;
+    const Cycle *current = connection->current;
     Py_ssize_t unparsed = connection->unparsed == NULL ? 0 : PyBytes_GET_SIZE(connection->unparsed) - connection->unparsed_at;
     return PyUnicode_FromFormat("<Connection of %S fd %d%s%s%s%s%s%s%s%s, %zd bytes unparsed, %zd unsent, response %d>",
                                 connection->client == NULL ? Py_None : connection->client, connection->fd,
-                                head == NULL ? " idle" : head->started ? " busy" : " queued",
+                                current == NULL ? " idle" : current->started ? " busy" : " queued",
                                 connection->incoming != NULL ? " head" : "", connection->receiving != NULL ? " body" : "",
                                 connection->discarding ? " discarding" : "", connection->reading_paused ? " paused" : "",
                                 connection->input_ended ? " half-closed" : "", connection->lingering ? " lingering" : "",
                                 connection->transport == NULL ? " lost" : connection->closing ? " closing" : "", unparsed,
-                                (Py_ssize_t)connection->out.total, head == NULL ? 0 : (int)head->response);
+                                (Py_ssize_t)connection->out.total, current == NULL ? 0 : (int)current->response);
 }
 
 static PyMethodDef connection_methods[] = {

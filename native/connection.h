@@ -1,12 +1,15 @@
 /* Connection: the asyncio.Protocol of one HTTP/1.1 connection and httptools' callback object.
  *
- * intake.c and request.c are the way in (transport -> httptools -> queue of cycles -> app), http1.c the way out
- * (the cycle's wire: heads, framing, one writev), refusal.c what the app does not see, ending.c the ways it ends.
- * This header is what they share.
+ * intake.c, request.c and fields.c are the way in (transport -> httptools -> a cycle -> app), http1.c the way out
+ * (the cycle's wire: heads, framing, one writev), refusal.c what the app does not see, ending.c the ways it ends,
+ * deadline.c how long the client may take. This header is what they share.
  *
- * Requests are parsed at most one slice ahead and run strictly in order: `head` is the one whose response
- * is due; the app never runs inside a parser callback. While a connection is corked its output is only
- * gathered; uncorking sends it.
+ * Requests run one after the other: the next one is not parsed before `current` is answered, and the app never runs
+ * inside a parser callback. While a connection is corked its output is only gathered; uncorking sends it.
+ *
+ * What the parser is given at a time never reaches from one message into the next: a request line, the fields up to the
+ * empty line, a body up to where it may end. So it is always known where a request begins, and where the parser disagrees
+ * nothing is executed.
  */
 #ifndef SHARDSERVE_CONNECTION_H
 #define SHARDSERVE_CONNECTION_H
@@ -15,17 +18,24 @@
 
 #include "cycle.h"
 #include "factory.h"
+#include "line.h"
 #include "list.h"
 #include "writer.h"
 
 typedef enum {
-    FRAMING_NONE,    /* HEAD, 204, 304: no body on the wire */
+    FRAMING_NONE,    /* HEAD, 204, 205, 304: no body on the wire */
     FRAMING_LENGTH,  /* RFC 9112 §6.2 */
     FRAMING_CHUNKED, /* RFC 9112 §7.1 */
     FRAMING_CLOSE,   /* HTTP/1.0: the end of the connection is the end of the body */
 } Framing;
 
-typedef struct {
+typedef enum {
+    INPUT_LINE, /* a request line comes next; a part of it may be in partial_line */
+    INPUT_HEAD, /* inside the fields */
+    INPUT_BODY, /* inside the body, or its trailers */
+} Input;
+
+typedef struct Connection {
     PyObject_HEAD
     Factory *factory;      /* strong */
     PyObject *transport;   /* strong from connection_made to connection_lost */
@@ -34,31 +44,44 @@ typedef struct {
     PyObject *client;      /* (host, port) or None */
     PyObject *weak_list;
     int fd;                /* the plain socket below the transport, or -1: there is none, or no more output */
+    int queue_fd;          /* the same while the transport lives, to ask how much the kernel still holds */
     Link all;              /* Factory.connections */
-    Link timer;            /* Factory.idle or Factory.lingering */
+    Link timer;            /* one of Factory.deadlines */
     int64_t deadline_ms;
+    int64_t window_begin;  /* DEADLINE_BODY: what body_received was when it began */
+    Link stall_timer;      /* Factory.stalls, while the transport may hold output */
+    int64_t stall_look_ms; /* when that is looked at next */
+    int64_t taken_ms;      /* when the client was last seen to take some of it */
+    uint64_t handed_bytes; /* given to the transport since the list was entered */
+    int64_t taken_bytes;   /* of these, as far as the client has acknowledged them */
+    bool rejected;         /* connection_reject() was here */
 
     /* in */
     Cycle *incoming;       /* strong: its head is being parsed */
-    Cycle *head;           /* strong: first of the queue, through Cycle.next */
-    Cycle *tail;           /* borrowed: last of the queue */
-    Cycle *receiving;      /* borrowed, in the queue: its body is being parsed */
+    Cycle *current;        /* strong: its response is due */
+    Cycle *receiving;      /* borrowed: `current`, while its body is being parsed; else NULL */
     PyObject *unparsed;    /* bytes read but not parsed, from unparsed_at on */
     Py_ssize_t unparsed_at;
-    size_t head_bytes;     /* of an incomplete head, counted by slices */
-    size_t field_bytes;    /* of the incoming head, counted by fields */
+    PyObject *partial_line; /* the beginning of a request line, or NULL */
+    const char *line_text; /* the line that is looked at and parsed, while it is */
+    RequestLine line;
+    int64_t head_bytes;    /* of the incoming fields */
+    int64_t field_count;
     int64_t body_overhead; /* chunk framing and trailers beyond the body bytes they brought */
     int64_t body_received; /* of the request being received */
     int64_t content_length; /* of the incoming request, -1: none */
-    int host_count;
-    int begun_in_slice;    /* requests that began in the slice being parsed */
+    int64_t request_count; /* begun on this connection */
     int64_t discard_left;  /* of a body nobody wants: read no more than this */
-    const char *line_at;   /* where the incoming request's line stands, or NULL: unknown */
-    bool line_used;        /* line_at is that of a request that has begun */
-    const char *feed_end;  /* end of the bytes being parsed, NULL outside */
-    int reject_status;     /* answer this when the queue is empty, then close */
+    unsigned end_matched;  /* of a CRLF CRLF that may be cut between two reads: line_head_end() */
+    int host_count;
+    int reject_status;     /* what a parser callback refused with, and why */
     const char *reject_reason;
-    bool chunked;
+    uint8_t input;         /* Input */
+    uint8_t deadline;      /* Deadline: what `timer` is for */
+    uint8_t coding;        /* Coding of the incoming request, in fields.h */
+    bool reprieved;        /* its time is over, but bytes of it wait in the socket */
+    bool expectation_failed;
+    bool underscored;      /* a field name of the incoming request has an underscore */
     bool wants_upgrade;
     bool connection_upgrade;
     bool body_behind_upgrade; /* the parser will stop before the body: request_upgrade_ignored() */
@@ -71,7 +94,7 @@ typedef struct {
     bool more_to_feed; /* connection_feed has more than the slice whose requests run */
     bool last_batch;  /* draining: no request that is read from now on is taken */
     bool running;     /* connection_run is on the stack */
-    bool feeding;     /* the parser is on the stack: the queue must not be torn down (an allocation can run any code) */
+    bool feeding;     /* the parser is on the stack: no cycle may be dropped (an allocation can run any code) */
     bool gone_pending; /* connection_gone() came while feeding */
     bool lost_pending; /* connection_lost() came while feeding */
     bool resume_scheduled;
@@ -130,32 +153,32 @@ void http1_cork(Connection *connection);
 /* The last one sends. May run Python. */
 void http1_uncork(Connection *connection);
 
-/* Writes a whole response of our own, `reason` as its body, and leaves the rest to the caller. `cycle` is the request
- * that it answers, or NULL: one that was not understood. */
-void http1_simple_response(Connection *connection, int status, const char *reason, const Cycle *cycle, bool keep);
+/* Writes a whole response of our own, with `reason` as its body unless it answers a HEAD (RFC 9110 §9.3.2), and leaves the
+ * rest to the caller. */
+void http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool version_10, bool keep);
 
-/* Answers a request of the queue's head, which the app will not see; the queue moves on. The caller holds references
- * to both. May run Python. */
+/* Answers the current request, which the app will not see. The caller holds references to both. May run Python. */
 void http1_refuse(Connection *connection, Cycle *cycle, int status);
+
+/* Ends the connection with a reset: only that tells a client of HTTP/1.0 that a body without a length is not complete.
+ * May run Python. */
+void http1_reset(Connection *connection);
 
 /* intake.c and ending.c, for http1.c */
 
-/* The current response is complete: the queue moves on. Drops the queue's reference. May run Python. */
+/* The current response is complete. Drops the connection's reference. May run Python. */
 void connection_response_done(Connection *connection, Cycle *cycle);
 
-/* The peer is gone: every cycle hears of it. May run Python. */
+/* The peer is gone: the cycles hear of it. May run Python. */
 void connection_gone(Connection *connection);
 
-/* Runs the queue (and parses what was held back) from the loop's next turn. */
+/* Parses what was held back, from the loop's next turn. */
 void connection_schedule_resume(Connection *connection);
 
 /* Nothing is due: the keep-alive clock starts, or a drain that is past its grace closes. */
 void connection_now_idle(Connection *connection);
 
-/* The keep-alive clock starts. */
-void connection_start_idle_timer(Connection *connection);
-
-/* Reads or stops reading, as the queue has room. */
+/* Reads or stops reading, as there is room; the deadlines follow. */
 void connection_adjust_reading(Connection *connection);
 
 /* Calls a transport method without arguments; errors are unraisable. May run Python. */
@@ -172,18 +195,17 @@ connection_close_output(Connection *connection)
     connection->output_closed = true;
 }
 
-/* refusal.c, for intake.c */
+/* refusal.c, for intake.c and deadline.c */
 
-/* What is being received is no request that we answer: `status` is due once what came before it is answered; then the
- * connection ends. Keeps `reason` (static). May run Python. */
+/* What is being received is no request that we answer: gives the answer `status` where one can still be given, and lets
+ * the connection end once it is flushed. Nothing more is parsed. May run Python. */
 void connection_reject(Connection *connection, int status, const char *reason);
 
-/* Writes that answer: nothing is before it any more. May run Python. */
-void connection_write_rejection(Connection *connection);
+/* Tells the worker of that; status 0: without an answer. May run Python. */
+void connection_report(const Connection *connection, int status, const char *reason);
 
-/* limit_concurrency is reached: answers the head of the queue with 503 in the app's place. False: not now, a client
- * that does not read its answers would fill the memory with them; http1_resume_writing() goes on. May run Python. */
-bool connection_refuse_overload(Connection *connection);
+/* limit_concurrency is reached: answers the current request with 503 in the app's place. May run Python. */
+void connection_refuse_overload(Connection *connection);
 
 /* ending.c, for connection.c and intake.c */
 
@@ -191,8 +213,8 @@ bool connection_refuse_overload(Connection *connection);
 void connection_input_over(Connection *connection);
 
 
-/* Drops the queue from *at on; `new_tail` is the last that stays, or NULL. May run Python. */
-void connection_drop_queue(Connection *connection, Cycle **at, Cycle *new_tail);
+/* Lets go of the current request: its app hears of a disconnect. May run Python. */
+void connection_drop_current(Connection *connection);
 
 /* Drops a request whose head is still being parsed. */
 void connection_drop_incoming(Connection *connection);

@@ -69,7 +69,7 @@ typedef struct Cycle {
     Factory *factory; /* strong */
     const Wire *wire;
     PyObject *stream; /* strong; NULL once the wire has let go of the cycle */
-    struct Cycle *next; /* in the wire's queue, or in the factory's free list */
+    struct Cycle *next; /* in the factory's free list */
     Channel *send;
     Channel *receive;
     struct Waiter *waiter; /* the last one receive() returned, reused when free */
@@ -93,7 +93,7 @@ typedef struct Cycle {
     bool told_disconnect; /* receive() has said http.disconnect: the app may stop where it is */
     /* the response */
     uint8_t response; /* ResponseState */
-    bool no_body;     /* HEAD, 204, 304 */
+    bool no_body;     /* HEAD, 204, 205, 304 */
     int status;
     HeadFacts facts;
     uint64_t body_sent;

@@ -76,7 +76,7 @@ factory_check_empty(Factory *factory)
 static bool
 is_expectant(const Factory *factory, const Connection *connection, int64_t now_ms)
 {
-    int64_t idle_since_ms = connection->deadline_ms - factory->keep_alive_ms;
+    int64_t idle_since_ms = connection->deadline_ms - factory->limits.keep_alive_ms;
     return !connection->served_any || now_ms - idle_since_ms < DRAIN_LATE_REQUEST_MS;
 }
 

@@ -3,9 +3,6 @@
 
 #include "await.h"
 
-/* How long a client that is still sending may take to read our last response. */
-#define LINGER_MS 5000
-
 /* Lets go of a cycle that the app has not seen, or hears of its end. Steals the reference. */
 static void
 drop_cycle(Cycle *cycle)
@@ -21,29 +18,23 @@ connection_drop_incoming(Connection *connection)
 {
     Cycle *cycle = connection->incoming;
     connection->incoming = NULL;
+    Py_CLEAR(connection->partial_line);
     drop_cycle(cycle);
 }
 
-/* Drops the queue from *at on. */
 void
-connection_drop_queue(Connection *connection, Cycle **at, Cycle *new_tail)
+connection_drop_current(Connection *connection)
 {
-    Cycle *cycle = *at;
-    *at = NULL;
-    connection->tail = new_tail;
+    Cycle *cycle = connection->current;
+    connection->current = NULL;
     connection->receiving = NULL;
-    while (cycle != NULL) {
-        Cycle *next = cycle->next;
-        cycle->next = NULL;
-        drop_cycle(cycle);
-        cycle = next;
-    }
+    drop_cycle(cycle);
 }
 
 static void
 drop_everything(Connection *connection)
 {
-    connection_drop_queue(connection, &connection->head, NULL);
+    connection_drop_current(connection);
     connection_drop_incoming(connection);
     Py_CLEAR(connection->unparsed);
     connection->head_open = false;
@@ -91,8 +82,7 @@ connection_close(Connection *connection)
     if (input_expected && can_write_eof(connection)) {
         /* RFC 9112 §9.6: close the sending side first, or a reset may destroy the response unread. */
         connection->lingering = true;
-        connection->deadline_ms = factory_now_ms() + LINGER_MS;
-        list_append(&connection->factory->lingering, &connection->timer);
+        deadline_start(connection, DEADLINE_LINGER);
         connection_close_output(connection);
         connection_call_transport(connection, state->names.write_eof);
         if (connection->reading_paused) {
@@ -103,7 +93,7 @@ connection_close(Connection *connection)
     }
     connection->closing = true;
     connection_close_output(connection);
-    list_remove(&connection->timer);
+    deadline_stop(connection);
     connection_call_transport(connection, state->names.close);
 }
 
@@ -113,22 +103,20 @@ connection_abort(Connection *connection)
     const State *state = connection->factory->state;
     connection->closing = true;
     connection_close_output(connection);
-    list_remove(&connection->timer);
+    deadline_stop(connection);
+    list_remove(&connection->stall_timer);
     connection_call_transport(connection, state->names.abort);
 }
 
-/* Tells every request that its client will send no more. */
+/* Tells the request that its client will send no more. */
 static void
 tell_input_closed(Connection *connection)
 {
-    Cycle *cycle = connection->head;
-    Py_XINCREF(cycle);
-    while (cycle != NULL) {
-        cycle_input_closed(cycle);
-        Cycle *next = (Cycle *)Py_XNewRef(cycle->next);
-        Py_DECREF(cycle);
-        cycle = next;
-    }
+    Cycle *cycle = (Cycle *)Py_XNewRef(connection->current);
+    if (cycle == NULL)
+        return;
+    cycle_input_closed(cycle);
+    cycle_release(cycle);
 }
 
 void
@@ -157,11 +145,11 @@ connection_eof_received(PyObject *self, PyObject *unused)
         tell_input_closed(connection); /* the rest is still to be parsed: connection_resume() */
     else
         connection_input_over(connection);
-    bool keep_open = connection->head != NULL || connection->unparsed != NULL || connection->feeding;
+    bool keep_open = connection->current != NULL || connection->unparsed != NULL || connection->feeding;
     if (!keep_open && !connection->closing) {
         connection->closing = true;
         connection_close_output(connection);
-        list_remove(&connection->timer);
+        deadline_stop(connection);
     }
     connection_check(connection);
     Py_DECREF(connection);
@@ -182,12 +170,14 @@ connection_lost(PyObject *self, PyObject *error)
         Py_RETURN_NONE;
     }
     Py_INCREF(connection);
-    list_remove(&connection->timer);
+    deadline_stop(connection);
+    list_remove(&connection->stall_timer);
     list_remove(&connection->all);
     factory->connection_count--;
     PyObject *transport = connection->transport;
     PyObject *parser = connection->parser;
     connection_close_output(connection);
+    connection->queue_fd = -1;
     connection->transport = NULL;
     connection->parser = NULL;
     connection_gone(connection);

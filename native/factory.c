@@ -8,13 +8,11 @@
 #include "connection.h"
 #include "cycle.h"
 #include "drain.h"
+#include "fields.h"
 #include "scope.h"
 #include "task.h"
 
 #include <time.h>
-
-/* Centuries: adding it to a clock cannot overflow. */
-#define KEEP_ALIVE_MAX_MS (1ll << 43)
 
 int64_t
 factory_now_ms(void)
@@ -106,47 +104,51 @@ factory_allocate(PyTypeObject *type)
     if (factory == NULL)
         return NULL;
     list_init(&factory->connections);
-    list_init(&factory->idle);
-    list_init(&factory->lingering);
+    for (int kind = 0; kind < DEADLINE_KINDS; kind++)
+        list_init(&factory->deadlines[kind]);
+    list_init(&factory->stalls);
     list_init(&factory->cycles);
     factory->state = state_of_type(type);
     factory->module = Py_XNewRef(PyType_GetModule(type));
     return factory;
 }
 
-static PyObject *
-factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+/* Whether the arguments that must be given are, and are of the right type. Sets an exception if not. */
+static bool
+check_arguments(PyObject *loop, PyObject *context, PyObject *state, PyObject *on_app_error, PyObject *on_reject)
 {
-    static char *const names[] = {"app",     "loop",          "context",      "state",      "scheme",
-                            "root_path", "headers",     "server_header", "date_header", "keep_alive_ms",
-                            "on_app_error", "on_reject", "access",       "limit_concurrency", "max_fd",
-                            "on_crowded", NULL};
+    if (loop == NULL || context == NULL || state == NULL || on_app_error == NULL || on_reject == NULL)
+        PyErr_SetString(PyExc_TypeError, "ProtocolFactory() needs loop, context, state, on_app_error and on_reject");
+    else if (context != Py_None && !PyContext_CheckExact(context))
+        PyErr_SetString(PyExc_TypeError, "context must be a contextvars.Context or None");
+    else if (state != Py_None && !PyDict_Check(state))
+        PyErr_SetString(PyExc_TypeError, "state must be a dict or None");
+    else
+        return true;
+    return false;
+}
+
+/* Fills a new factory. 0, or -1. */
+static int
+take_arguments(Factory *factory, PyObject *args, PyObject *kwargs)
+{
+    static char *const names[] = {"app",          "loop",         "context",     "state",        "scheme",
+                                  "root_path",    "headers",      "server_header", "date_header", "on_app_error",
+                                  "on_reject",    "access",       "max_fd",      "on_crowded",   "underscore_headers",
+                                  NULL};
     PyObject *app, *loop = NULL, *context = NULL, *state = NULL, *scheme = NULL, *root_path = NULL;
     PyObject *headers = NULL, *on_app_error = NULL, *on_reject = NULL, *access = Py_None;
     PyObject *on_crowded = Py_None;
+    const char *underscore_headers = "safe";
     int server_header = 1, date_header = 1, max_fd = 0;
-    Py_ssize_t limit_concurrency = 0;
-    long long keep_alive_ms = 75000;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppLOOOniO:ProtocolFactory", (char **)names, &app, &loop, &context,
-                                     &state, &scheme, &root_path, &headers, &server_header, &date_header,
-                                     &keep_alive_ms, &on_app_error, &on_reject, &access, &limit_concurrency, &max_fd,
-                                     &on_crowded))
-        return NULL;
-    if (loop == NULL || context == NULL || state == NULL || on_app_error == NULL || on_reject == NULL) {
-        PyErr_SetString(PyExc_TypeError, "ProtocolFactory() needs loop, context, state, on_app_error and on_reject");
-        return NULL;
-    }
-    if (context != Py_None && !PyContext_CheckExact(context)) {
-        PyErr_SetString(PyExc_TypeError, "context must be a contextvars.Context or None");
-        return NULL;
-    }
-    if (state != Py_None && !PyDict_Check(state)) {
-        PyErr_SetString(PyExc_TypeError, "state must be a dict or None");
-        return NULL;
-    }
-    Factory *factory = factory_allocate(type);
-    if (factory == NULL)
-        return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppOOOiOs:ProtocolFactory", (char **)names, &app, &loop,
+                                     &context, &state, &scheme, &root_path, &headers, &server_header, &date_header,
+                                     &on_app_error, &on_reject, &access, &max_fd, &on_crowded, &underscore_headers) ||
+        !check_arguments(loop, context, state, on_app_error, on_reject))
+        return -1;
+    int underscores = fields_underscores(underscore_headers);
+    if (underscores < 0)
+        return -1;
     factory->app = Py_NewRef(app);
     factory->loop = Py_NewRef(loop);
     factory->context = none_as_null(context);
@@ -155,17 +157,25 @@ factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     factory->on_reject = Py_NewRef(on_reject);
     factory->access = none_as_null(access);
     factory->on_crowded = none_as_null(on_crowded);
-    factory->in_flight_limit = limit_concurrency > 0 ? limit_concurrency : PY_SSIZE_T_MAX;
     factory->crowded_fd = max_fd > 0 && factory->on_crowded != NULL ? max_fd : INT_MAX;
     factory->scheme = scheme != NULL ? Py_NewRef(scheme) : PyUnicode_InternFromString("http");
     factory->root_path = root_path != NULL ? Py_NewRef(root_path) : PyUnicode_FromString("");
     factory->server_header = server_header != 0;
     factory->date_header = date_header != 0;
-    factory->keep_alive_ms = keep_alive_ms < 0 ? 0 : keep_alive_ms > KEEP_ALIVE_MAX_MS ? KEEP_ALIVE_MAX_MS : keep_alive_ms;
+    factory->underscores = (uint8_t)underscores;
     factory->fixed_fields = encode_fields(headers);
-    if (factory->scheme == NULL || factory->root_path == NULL || factory->fixed_fields == NULL ||
-        make_templates(factory) < 0 || task_prepare(factory) < 0)
+    return factory->scheme == NULL || factory->root_path == NULL || factory->fixed_fields == NULL ? -1 : 0;
+}
+
+static PyObject *
+factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    Factory *factory = factory_allocate(type);
+    PyObject *own = kwargs == NULL ? PyDict_New() : PyDict_Copy(kwargs);
+    if (factory == NULL || own == NULL || limits_take(&factory->limits, own) < 0 ||
+        take_arguments(factory, args, own) < 0 || make_templates(factory) < 0 || task_prepare(factory) < 0)
         Py_CLEAR(factory);
+    Py_XDECREF(own);
     return (PyObject *)factory;
 }
 
@@ -184,32 +194,13 @@ factory_call(PyObject *self, PyObject *args, PyObject *kwargs)
 
 /* ---- ticked ---- */
 
-/* The first connection of a deadline list that is due, or NULL. New reference. */
-static Connection *
-next_due(Link *list, int64_t now_ms)
-{
-    if (list_empty(list))
-        return NULL;
-    Connection *connection = LIST_OWNER(list->next, Connection, timer);
-    return connection->deadline_ms > now_ms ? NULL : (Connection *)Py_NewRef(connection);
-}
-
 static PyObject *
 factory_tick(PyObject *self, PyObject *unused)
 {
     Factory *factory = (Factory *)self;
-    int64_t now_ms = factory_now_ms();
-    Connection *connection;
     (void)unused;
-    while ((connection = next_due(&factory->idle, now_ms)) != NULL) {
-        list_remove(&connection->timer);
-        connection_close(connection);
-        Py_DECREF(connection);
-    }
-    while ((connection = next_due(&factory->lingering, now_ms)) != NULL) {
-        connection_abort(connection);
-        Py_DECREF(connection);
-    }
+    if (deadline_enforce(factory) < 0)
+        return NULL;
     PyObject *list = factory_open_connections(factory);
     if (list == NULL)
         return NULL;
@@ -352,7 +343,7 @@ static PyGetSetDef factory_getset[] = {
     {"connections", factory_get_connections, NULL, "Open connections.", NULL},
     {"in_flight", factory_get_in_flight, NULL, "Requests given to the app and not finished.", NULL},
     {"served", factory_get_served, NULL, "Requests finished since the start.", NULL},
-    {"refused", factory_get_refused, NULL, "Requests answered 503 because of limit_concurrency.", NULL},
+    {"refused", factory_get_refused, NULL, "Requests and connections answered 503: limit_concurrency, limit_connections.", NULL},
     {NULL},
 };
 

@@ -8,6 +8,8 @@
 #include "native.h"
 
 #include "date.h"
+#include "deadline.h"
+#include "limit.h"
 #include "list.h"
 #include "writer.h"
 
@@ -40,13 +42,13 @@ typedef struct Factory {
     DateCache date;
     /* connections */
     Link connections; /* Connection.all */
-    Link idle;        /* Connection.timer, oldest deadline first */
-    Link lingering;   /* Connection.timer, likewise */
+    Link deadlines[DEADLINE_KINDS]; /* Connection.timer, oldest deadline first */
+    Link stalls;      /* Connection.stall_timer, likewise */
     Link cycles;      /* Cycle.in_flight: given to the app and not finished */
-    int64_t keep_alive_ms;
+    Limits limits;
+    uint8_t underscores; /* Underscores, in fields.h */
     Py_ssize_t connection_count;
     Py_ssize_t in_flight_count;
-    Py_ssize_t in_flight_limit; /* a request beyond it is refused; PY_SSIZE_T_MAX: none is */
     uint64_t served;
     uint64_t refused;
     int crowded_fd; /* a socket with this number or above calls on_crowded; INT_MAX: none does */

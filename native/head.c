@@ -104,8 +104,8 @@ judge_content_length(const State *state, int status, const char *value, size_t l
         PyErr_Format(state->HeaderError, "content-length must be a number of bytes, not '%.40s'", value);
         return FIELD_BAD;
     }
-    if (status == 204)
-        return FIELD_DROP;
+    if (status == 204 || status == 205)
+        return FIELD_DROP; /* the wire knows */
     if (facts->content_length >= 0) {
         if (facts->content_length == number)
             return FIELD_DROP;
@@ -138,6 +138,10 @@ judge_field(const State *state, int status, const char *name, size_t name_length
     case 6:
         if (chars_equal_lower(name, "server", 6))
             facts->has_server = true;
+        break;
+    case 7:
+        if (chars_equal_lower(name, "upgrade", 7))
+            facts->connection_upgrade = true; /* RFC 9110 §7.8: never without the option */
         break;
     case 10:
         if (chars_equal_lower(name, "connection", 10)) {

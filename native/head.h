@@ -25,7 +25,7 @@ int head_status_line(Writer *writer, int status);
  *
  * `fields` is what PySequence_Fast made of the app's headers: a list or tuple of [name, value]. Framing
  * and connection fields (transfer-encoding, connection, keep-alive) are read, not sent: the
- * server frames. Content-Length is dropped where RFC 9110 §8.6 forbids it (204).
+ * server frames. Content-Length is dropped where the wire knows better (204, RFC 9110 §8.6; 205).
  * Runs no Python. 0, or -1 with HeaderError or MessageError and the writer as it was. */
 int head_encode(const State *state, Writer *writer, int status, PyObject *fields, HeadFacts *facts);
 

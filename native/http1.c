@@ -72,7 +72,7 @@ put_head_end(Connection *connection, const HeadFacts *facts, int64_t content_len
 }
 
 void
-http1_simple_response(Connection *connection, int status, const char *reason, const Cycle *cycle, bool keep)
+http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool version_10, bool keep)
 {
     HeadFacts facts = {.content_length = -1};
     size_t length = strlen(reason);
@@ -80,8 +80,8 @@ http1_simple_response(Connection *connection, int status, const char *reason, co
     if (head_status_line(&connection->out, status) < 0 ||
         (status == 503 && writer_copy(&connection->out, RETRY_AFTER, sizeof(RETRY_AFTER) - 1) < 0) ||
         writer_copy(&connection->out, "content-type: text/plain; charset=utf-8\r\n", 41) < 0 ||
-        put_head_end(connection, &facts, (int64_t)length, keep, cycle != NULL && cycle->version_10) < 0 ||
-        (!(cycle != NULL && cycle->head_only) && writer_copy(&connection->out, reason, length) < 0)) {
+        put_head_end(connection, &facts, (int64_t)length, keep, version_10) < 0 ||
+        (!head_only && writer_copy(&connection->out, reason, length) < 0)) {
         PyErr_WriteUnraisable((PyObject *)connection);
         keep = false; /* a part of it may be on its way */
     }
@@ -93,8 +93,9 @@ http1_simple_response(Connection *connection, int status, const char *reason, co
 static bool
 decide_keep(Connection *connection, const Cycle *cycle)
 {
-    bool last_read = cycle->next == NULL && connection->unparsed == NULL && !connection->more_to_feed;
-    if (!cycle->keep_alive || cycle->facts.connection_close)
+    bool last_read = connection->unparsed == NULL && !connection->more_to_feed;
+    if (!cycle->keep_alive || cycle->facts.connection_close ||
+        connection->request_count >= connection->factory->limits.keep_alive_requests)
         return false;
     if (connection->factory->draining) {
         /* What has been read is still answered; what comes now is for the client to repeat (RFC 9112 §9.3.2). */
@@ -112,7 +113,7 @@ static int
 http1_head(Cycle *cycle, int status, PyObject *fields)
 {
     Connection *connection = stream_of(cycle);
-    CHECK(connection->head == cycle && !connection->head_open);
+    CHECK(connection->current == cycle && !connection->head_open);
     WriterMark mark = writer_mark(&connection->out);
     if (head_encode(connection->factory->state, &connection->out, status, fields, &cycle->facts) < 0)
         return -1;
@@ -129,6 +130,8 @@ finish_head(Connection *connection, Cycle *cycle, Py_ssize_t length, bool more)
     bool keep = decide_keep(connection, cycle);
     if (cycle->no_body) {
         connection->framing = FRAMING_NONE;
+        if (cycle->status == 205)
+            content_length = 0; /* RFC 9110 §15.3.6: it has no content, and must say so */
     }
     else if (cycle->facts.content_length >= 0) {
         connection->framing = FRAMING_LENGTH;
@@ -203,7 +206,8 @@ http1_fail(Cycle *cycle)
         writer_rollback(&connection->out, connection->head_mark);
     connection->head_open = false;
     cycle->facts = (HeadFacts){.content_length = -1};
-    http1_simple_response(connection, 500, "Internal Server Error", cycle, decide_keep(connection, cycle));
+    http1_simple_response(connection, 500, "Internal Server Error", cycle->head_only, cycle->version_10,
+                          decide_keep(connection, cycle));
     connection_response_done(connection, cycle);
     if (!connection->corked)
         http1_flush(connection);
@@ -214,14 +218,24 @@ http1_fail(Cycle *cycle)
 void
 http1_refuse(Connection *connection, Cycle *cycle, int status)
 {
-    CHECK(connection->head == cycle && !cycle->started && !connection->head_open);
+    CHECK(connection->current == cycle && !cycle->started && !connection->head_open);
     cycle->response = RESPONSE_DONE;
     cycle->status = status;
-    http1_simple_response(connection, status, head_reason(status), cycle, decide_keep(connection, cycle));
+    http1_simple_response(connection, status, head_reason(status), cycle->head_only, cycle->version_10,
+                          decide_keep(connection, cycle));
     connection_response_done(connection, cycle);
     if (!connection->corked || connection->out.total > WRITER_FLUSH_BYTES)
         http1_flush(connection);
     connection_check(connection);
+}
+
+void
+http1_reset(Connection *connection)
+{
+    struct linger now = {.l_onoff = 1, .l_linger = 0};
+    if (connection->fd >= 0)
+        setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+    connection_abort(connection);
 }
 
 static void
@@ -235,11 +249,7 @@ http1_cut(Cycle *cycle)
     connection->keep = false;
     connection_response_done(connection, cycle);
     if (reset) {
-        /* Only a reset tells this client that the body is not complete. */
-        struct linger now = {.l_onoff = 1, .l_linger = 0};
-        if (connection->fd >= 0)
-            setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
-        connection_abort(connection);
+        http1_reset(connection);
     }
     else if (!connection->corked) {
         http1_flush(connection);
@@ -301,8 +311,8 @@ http1_resume_writing(PyObject *self, PyObject *unused)
     Connection *connection = (Connection *)self;
     (void)unused;
     connection->write_paused = false;
-    if (connection->head != NULL && !connection->head->started)
-        connection_schedule_resume(connection); /* connection_refuse_overload() left it */
+    if (connection->unparsed != NULL)
+        connection_schedule_resume(connection); /* it waits for its output to be gone */
     futures_wake(connection->factory->state, &connection->write_futures);
     Py_RETURN_NONE;
 }
@@ -359,6 +369,7 @@ static void
 hand_to_transport(Connection *connection)
 {
     const State *state = connection->factory->state;
+    deadline_watch_output(connection);
     PyObject *list = writer_take(&connection->out);
     PyObject *transport = Py_XNewRef(connection->transport);
     PyObject *result = NULL;

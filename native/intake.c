@@ -1,30 +1,22 @@
-/* The way in: bytes -> httptools -> queue of cycles -> app. See connection.h.
+/* The way in: bytes -> parser -> current cycle -> app. See connection.h.
  *
- * httptools decides what is a request; what it cannot know is checked in request.c, whose callbacks only
- * record: the app never runs below feed_data. Parsing goes one slice ahead of the app and then waits for it.
+ * Here bytes come from the transport, wait while the app or the client is not ready for what they bring, and requests
+ * are given to the app. How they are parsed is feed.c.
  */
 #define _GNU_SOURCE /* POLLRDHUP */
 #include "connection.h"
 
+#include "feed.h"
 #include "head.h"
-#include "request.h"
 #include "scope.h"
 
 #include <poll.h>
 #include <sys/socket.h>
 
-/* Bytes parsed at a time: what one connection can have parsed ahead of its running request. */
-#define SLICE_BYTES 16384
-/* A head that is still incomplete after this many bytes is refused (431). request.c counts exactly, but sees
- * a field only when it is complete. */
-#define HEAD_READ_BYTES 65600
-/* Read behind a request that is not done: up to this much, so that the end of the connection is still heard. */
-#define UNPARSED_LIMIT_BYTES 65536
-/* Chunk framing beyond 16 times the body it brings is bounded by this. */
-#define OVERHEAD_LIMIT_BYTES 65536
 /* How much of an unwanted request body is read to keep the connection. */
 #define DISCARD_LIMIT_BYTES (1 << 20)
 
+static void connection_run(Connection *connection);
 static PyObject *connection_resume(PyObject *self, PyObject *unused);
 
 /* ---- small things ---- */
@@ -45,18 +37,10 @@ connection_call_transport(Connection *connection, PyObject *name)
 void
 connection_now_idle(Connection *connection)
 {
-    if (connection->factory->closing_idle && connection->unparsed == NULL)
+    if (connection->factory->closing_idle && connection->unparsed == NULL && !connection->more_to_feed)
         connection->close_after = true; /* the grace of a drain is over */
     else
-        connection_start_idle_timer(connection);
-}
-
-void
-connection_start_idle_timer(Connection *connection)
-{
-    Factory *factory = connection->factory;
-    connection->deadline_ms = factory_now_ms() + factory->keep_alive_ms;
-    list_append(&factory->idle, &connection->timer);
+        deadline_start(connection, DEADLINE_IDLE);
 }
 
 void
@@ -76,34 +60,34 @@ connection_schedule_resume(Connection *connection)
     Py_XDECREF(handle);
 }
 
-/* Whether parsing must wait for the app. */
+/* Whether parsing must wait: for the app to take the body or to answer, or for the client to take the answers before it
+ * gets more (it could fill the memory with them). */
 static bool
 must_hold(const Connection *connection)
 {
     if (connection->receiving != NULL)
         return connection->receiving->body_bytes > CYCLE_BODY_HIGH_BYTES;
-    return connection->head != NULL;
+    return connection->current != NULL || (connection->write_paused && connection->input == INPUT_LINE);
 }
 
-static size_t
+static int64_t
 unparsed_bytes(const Connection *connection)
 {
-    return connection->unparsed == NULL
-               ? 0
-               : (size_t)(PyBytes_GET_SIZE(connection->unparsed) - connection->unparsed_at);
+    return connection->unparsed == NULL ? 0 : PyBytes_GET_SIZE(connection->unparsed) - connection->unparsed_at;
 }
 
 void
 connection_adjust_reading(Connection *connection)
 {
     const State *state = connection->factory->state;
-    bool pause = (unparsed_bytes(connection) > UNPARSED_LIMIT_BYTES ||
+    bool pause = (unparsed_bytes(connection) > connection->factory->limits.pipelined ||
                   (connection->receiving != NULL && must_hold(connection))) &&
                  !connection->lingering;
-    if (pause == connection->reading_paused || connection->closing || connection->input_ended)
-        return;
-    connection->reading_paused = pause;
-    connection_call_transport(connection, pause ? state->names.pause_reading : state->names.resume_reading);
+    if (pause != connection->reading_paused && !connection->closing && !connection->input_ended) {
+        connection->reading_paused = pause;
+        connection_call_transport(connection, pause ? state->names.pause_reading : state->names.resume_reading);
+    }
+    deadline_after_input(connection);
 }
 
 void
@@ -119,8 +103,8 @@ connection_poll_paused(Connection *connection)
         connection_abort(connection);
         connection_gone(connection);
     }
-    else if (connection->head != NULL) {
-        cycle_input_closed(connection->head);
+    else if (connection->current != NULL) {
+        cycle_input_closed(connection->current);
     }
     Py_DECREF(connection);
 }
@@ -128,8 +112,8 @@ connection_poll_paused(Connection *connection)
 bool
 connection_is_idle(const Connection *connection)
 {
-    if (connection->head != NULL || connection->incoming != NULL || connection->unparsed != NULL ||
-        connection->discarding)
+    if (connection->current != NULL || connection->incoming != NULL || connection->partial_line != NULL ||
+        connection->unparsed != NULL || connection->discarding || connection->corked)
         return false;
     /* A request may already be in the socket. */
     char byte;
@@ -138,125 +122,13 @@ connection_is_idle(const Connection *connection)
 
 /* ---- data_received ---- */
 
-/* feed_data stopped. Returns how many bytes of the slice were parsed, or -1: nothing more will be. */
-static Py_ssize_t
-parser_stopped(Connection *connection)
-{
-    const State *state = connection->factory->state;
-    PyObject *error = error_take();
-    Py_ssize_t parsed = -1;
-    if (PyErr_GivenExceptionMatches(error, state->HttpParserUpgrade)) {
-        /* We did not ask to upgrade (RFC 9110 §7.8 lets a server ignore it): HTTP goes on behind it. */
-        PyObject *args = PyObject_GetAttrString(error, "args");
-        if (args != NULL && PyTuple_Check(args) && PyTuple_GET_SIZE(args) == 1)
-            parsed = PyLong_AsSsize_t(PyTuple_GET_ITEM(args, 0));
-        Py_XDECREF(args);
-        PyObject *ignored = PyErr_Occurred() ? NULL : request_upgrade_ignored((PyObject *)connection);
-        if (ignored == NULL) {
-            PyErr_WriteUnraisable((PyObject *)connection);
-            parsed = -1;
-        }
-        Py_XDECREF(ignored);
-    }
-    Py_DECREF(error);
-    if (parsed < 0 && !(connection->tail != NULL && !connection->tail->keep_alive && connection->receiving == NULL)) {
-        /* Bytes behind a request that says "close" are never looked at (RFC 9112 §9.6); others are wrong. */
-        if (connection->reject_status == 0)
-            connection_reject(connection, 400, head_reason(400));
-        else
-            connection_reject(connection, connection->reject_status, connection->reject_reason);
-    }
-    return parsed;
-}
-
-/* After a slice: whether the peer stays within what a request may take before it comes to the point. */
-static bool
-within_limits(Connection *connection, Py_ssize_t length)
-{
-    if (connection->incoming != NULL) {
-        if (connection->begun_in_slice <= 1)
-            connection->head_bytes += (size_t)length; /* else it began somewhere inside */
-        if (connection->head_bytes <= HEAD_READ_BYTES)
-            return true;
-        connection_reject(connection, 431, head_reason(431));
-        return false;
-    }
-    /* Bytes of chunk framing count, body bytes were taken off sixteenfold: one-byte chunks pass, an endless chunk
-     * extension or trailer does not, however much body came before. */
-    connection->body_overhead += length;
-    if ((connection->receiving == NULL && !connection->discarding) || connection->body_overhead < 0)
-        connection->body_overhead = 0;
-    if (connection->body_overhead <= OVERHEAD_LIMIT_BYTES)
-        return true;
-    connection_reject(connection, 400, head_reason(400));
-    return false;
-}
-
-/* What ended the connection while the parser was on the stack. */
-static void
-end_after_feeding(Connection *connection)
-{
-    connection->gone_pending = false;
-    connection_gone(connection);
-    if (!connection->lost_pending)
-        return;
-    connection->lost_pending = false;
-    Py_XDECREF(connection_lost((PyObject *)connection, Py_None));
-}
-
-/* Parses one slice. Returns how many bytes were taken, or -1: nothing more will be. */
-static Py_ssize_t
-feed_slice(Connection *connection, PyObject *data, const char *text, Py_ssize_t length)
-{
-    const State *state = connection->factory->state;
-    bool between = connection->incoming == NULL && connection->receiving == NULL && !connection->discarding;
-    connection->line_at = between ? text : NULL;
-    connection->line_used = !between;
-    connection->begun_in_slice = between ? 0 : 1;
-    connection->feed_end = text + length;
-    connection->feeding = true;
-    PyObject *slice = length == PyBytes_GET_SIZE(data) ? Py_NewRef(data)
-                                                       : PyMemoryView_FromMemory((char *)text, length, PyBUF_READ);
-    PyObject *result = NULL;
-    if (slice != NULL) {
-        PyObject *args[2] = {connection->parser, slice};
-        result = PyObject_Vectorcall(state->parser_feed, args, 2, NULL);
-    }
-    Py_XDECREF(slice);
-    connection->feeding = false;
-    connection->feed_end = NULL;
-    connection->line_at = NULL;
-    if (UNLIKELY(connection->lost_pending || connection->gone_pending)) {
-        Py_XDECREF(result);
-        PyErr_Clear();
-        end_after_feeding(connection);
-        return -1;
-    }
-    if (result == NULL)
-        return parser_stopped(connection);
-    Py_DECREF(result);
-    return within_limits(connection, length) ? length : -1;
-}
-
-static void connection_run(Connection *connection);
-
 /* Whether the connection takes no more requests. */
 static bool
 is_finished(const Connection *connection)
 {
     return connection->closing || connection->lingering || connection->transport == NULL ||
-           connection->close_after || connection->reject_status != 0 ||
-           (connection->tail != NULL && !connection->tail->keep_alive && connection->receiving == NULL);
-}
-
-/* How much to parse next: a body of known length in one piece, else little enough to stay close to the app. */
-static Py_ssize_t
-slice_length(const Connection *connection, Py_ssize_t available)
-{
-    Py_ssize_t length = SLICE_BYTES;
-    if (connection->receiving != NULL && connection->content_length - connection->body_received > length)
-        length = (Py_ssize_t)(connection->content_length - connection->body_received);
-    return length < available ? length : available;
+           connection->close_after ||
+           (connection->current != NULL && !connection->current->keep_alive && connection->receiving == NULL);
 }
 
 /* Keeps `first` from `at` on, then `second`, for later. Either may be NULL. An error ends the connection. */
@@ -305,26 +177,41 @@ static void
 connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
 {
     const char *text = PyBytes_AS_STRING(data);
-    Py_ssize_t end = PyBytes_GET_SIZE(data);
-    while (at < end && !is_finished(connection)) {
+    const char *end = text + PyBytes_GET_SIZE(data);
+    text += at;
+    while (text < end && !is_finished(connection)) {
         if (must_hold(connection)) {
-            hold_back(connection, data, at);
+            hold_back(connection, data, text - PyBytes_AS_STRING(data));
             break;
         }
-        Py_ssize_t slice = slice_length(connection, end - at);
-        slice = feed_slice(connection, data, text + at, slice);
-        connection->more_to_feed = slice >= 0 && at + slice < end;
+        bool was_body = connection->input == INPUT_BODY;
+        Py_ssize_t taken = feed_part(connection, data, text, end);
+        if (taken < 0)
+            break;
+        text += taken;
+        connection->more_to_feed = text < end;
+        if (connection->more_to_feed && connection->input == INPUT_BODY && !was_body)
+            continue; /* what is here of the body comes with the request: the app need not wait for it */
         connection_run(connection);
         connection->more_to_feed = false;
-        if (slice < 0)
-            break;
-        at += slice;
-        if (connection->discarding && (connection->discard_left -= slice) < 0) {
+        if (connection->discarding && (connection->discard_left -= taken) < 0) {
             connection->close_after = true; /* too much of a body that nobody reads */
             connection->keep = false;
         }
     }
     connection_adjust_reading(connection);
+}
+
+/* `data` behind the partial line, if there is one. New reference; NULL with MemoryError. */
+static PyObject *
+with_partial_line(Connection *connection, PyObject *data)
+{
+    PyObject *partial = connection->partial_line;
+    connection->partial_line = NULL;
+    if (LIKELY(partial == NULL))
+        return Py_NewRef(data);
+    PyBytes_Concat(&partial, data);
+    return partial;
 }
 
 PyObject *
@@ -347,49 +234,50 @@ connection_data_received(PyObject *self, PyObject *data)
         connection_adjust_reading(connection);
     }
     else {
+        PyObject *whole = with_partial_line(connection, data);
+        if (whole == NULL) {
+            Py_DECREF(connection);
+            return NULL;
+        }
         http1_cork(connection);
-        connection_feed(connection, data, 0);
+        connection_feed(connection, whole, 0);
         http1_uncork(connection);
+        Py_DECREF(whole);
     }
     connection_check(connection);
     Py_DECREF(connection);
     Py_RETURN_NONE;
 }
 
-/* ---- the queue ---- */
+/* ---- the app ---- */
 
-/* Gives the app every request whose turn it is. May run Python. */
+/* Gives the app a request that has just come. May run Python. */
 static void
 connection_run(Connection *connection)
 {
     const Factory *factory = connection->factory;
-    if (connection->running)
+    Cycle *cycle = connection->current;
+    if (connection->running || cycle == NULL || cycle->started || connection->closing || connection->close_after ||
+        connection->transport == NULL)
         return;
     connection->running = true;
-    while (connection->head != NULL && !connection->head->started && !connection->closing &&
-           !connection->close_after && connection->transport != NULL) {
-        if (UNLIKELY(factory->in_flight_count >= factory->in_flight_limit)) {
-            if (!connection_refuse_overload(connection))
-                break;
-            continue;
-        }
-        Cycle *cycle = (Cycle *)Py_NewRef(connection->head);
+    Py_INCREF(cycle);
+    if (UNLIKELY(factory->in_flight_count >= factory->limits.concurrency)) {
+        connection_refuse_overload(connection);
+    }
+    else {
         PyObject *scope = scope_build(cycle, connection->scope_base);
         if (scope != NULL) {
             cycle_start(cycle, scope);
         }
         else {
-            /* httptools let the target pass, its URL parser does not. */
-            PyErr_Clear();
-            connection->receiving = cycle;
-            connection_reject(connection, 400, head_reason(400));
+            PyErr_WriteUnraisable((PyObject *)connection); /* out of memory */
+            connection_reject(connection, 500, head_reason(500));
         }
-        cycle_release(cycle);
-        connection_check(connection);
     }
+    cycle_release(cycle);
     connection->running = false;
-    if (connection->head == NULL && connection->reject_status != 0 && !connection->closing)
-        connection_write_rejection(connection);
+    connection_check(connection);
 }
 
 /* From the loop: what waited for a suspended request. */
@@ -403,7 +291,6 @@ connection_resume(PyObject *self, PyObject *unused)
         Py_RETURN_NONE;
     Py_INCREF(connection);
     http1_cork(connection);
-    connection_run(connection);
     PyObject *data = connection->unparsed;
     if (data != NULL && !must_hold(connection)) {
         Py_ssize_t at = connection->unparsed_at;
@@ -412,11 +299,11 @@ connection_resume(PyObject *self, PyObject *unused)
         connection_feed(connection, data, at);
         Py_DECREF(data);
     }
-    if (connection->last_batch && connection->head == NULL && connection->unparsed == NULL)
+    if (connection->last_batch && connection->current == NULL && connection->unparsed == NULL)
         connection->close_after = true; /* it ended with a part of a request */
     if (connection->input_ended && connection->unparsed == NULL && !connection->closing) {
         connection_input_over(connection);
-        if (connection->head == NULL)
+        if (connection->current == NULL)
             connection->close_after = true;
     }
     http1_uncork(connection);
@@ -447,11 +334,8 @@ log_access(Connection *connection, Cycle *cycle)
 void
 connection_response_done(Connection *connection, Cycle *cycle)
 {
-    CHECK(connection->head == cycle);
-    connection->head = cycle->next;
-    cycle->next = NULL;
-    if (connection->tail == cycle)
-        connection->tail = NULL;
+    CHECK(connection->current == cycle);
+    connection->current = NULL;
     connection->head_open = false;
     connection->framing = FRAMING_NONE;
     connection->served_any = true;
@@ -465,13 +349,12 @@ connection_response_done(Connection *connection, Cycle *cycle)
     Py_CLEAR(cycle->stream);
     if (connection->factory->access != NULL && cycle->status != 0)
         log_access(connection, cycle);
-    cycle_release(cycle); /* the queue's */
+    cycle_release(cycle); /* the connection's */
     if (connection->close_after)
         return;
-    if (connection->head == NULL && connection->incoming == NULL && !connection->discarding)
+    if (connection->current == NULL && connection->incoming == NULL && !connection->discarding)
         connection_now_idle(connection);
     if (!connection->running &&
-        (connection->head != NULL || connection->unparsed != NULL || connection->reject_status != 0 ||
-         connection->input_ended || connection->reading_paused))
+        (connection->unparsed != NULL || connection->input_ended || connection->reading_paused))
         connection_schedule_resume(connection);
 }

@@ -1,8 +1,8 @@
-/* A look at a request line that httptools has already accepted. Pure; no Python.h.
+/* The request line and the end of a head, looked at before httptools sees them. Pure; no Python.h.
  *
- * httptools stays the authority: it tells that a request is valid. What it does not tell cheaply is
- * the version and the method (each a Python call and a new object), so they are read here, from
- * the same bytes, and only where they stand exactly as expected. "false" means: ask httptools.
+ * httptools stays the authority on everything behind the line. The line itself is given to it only whole and only if it
+ * is exactly what RFC 9112 §3 says: httptools lets several spaces pass, a missing version, "*" with any method, and knows
+ * methods of other protocols, but not those that it does not know.
  */
 #ifndef SHARDSERVE_LINE_H
 #define SHARDSERVE_LINE_H
@@ -10,16 +10,36 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* A longer method is none that anybody implements: 501 (RFC 9112 §3). */
+#define LINE_METHOD_BYTES 32
+
+/* The methods that have a number; httptools never hears of any other. */
+#define LINE_METHODS(X) X(GET) X(POST) X(PUT) X(DELETE) X(HEAD) X(PATCH) X(OPTIONS)
+
+typedef enum {
+#define X(name) LINE_##name,
+    LINE_METHODS(X)
+#undef X
+    LINE_OTHER, /* any other token: the app may know it (RFC 9110 §9.1) */
+} LineMethod;
+
 typedef struct {
-    size_t method_length; /* the method is the first bytes of the line */
-    size_t line_length;   /* with its CRLF */
+    LineMethod method;
+    size_t method_length; /* the first bytes of the line; the target begins one byte further */
+    size_t target_length;
+    bool version_10;      /* else 1.1 */
 } RequestLine;
 
-/* True if `text` begins with METHOD SP ... SP "HTTP/1.1" CRLF; then *line is set. */
-bool line_peek(const char *text, size_t length, RequestLine *line);
+/* Reads `text`, a request line without its CRLF. 0 and *line, or the status that refuses it: 400, 501 (CONNECT, or a
+ * method that is too long) or 505. */
+int line_check(const char *text, size_t length, RequestLine *line);
 
-/* The length of the head that begins at `text` (request line, fields and the empty line), or 0 if it
- * does not end within `length`. */
-size_t line_head_length(const char *text, size_t length);
+/* `text` is the beginning of a line whose end has not come: 0 if it can become a request line, else the status. It
+ * looks at the method only. */
+int line_may_begin(const char *text, size_t length);
+
+/* The offset behind the first CRLF CRLF in `text`, or 0: there is none. `*matched` is how many bytes of one (0-3) the bytes
+ * before `text` ended with; it is updated, so that the answer does not depend on how the bytes are cut. */
+size_t line_head_end(const char *text, size_t length, unsigned *matched);
 
 #endif

@@ -14,6 +14,7 @@
 #include "connection.h"
 #include "cycle.h"
 #include "factory.h"
+#include "fields.h"
 #include "request.h"
 #include "task.h"
 
@@ -27,7 +28,10 @@ init_names(State *state)
     SHARDSERVE_NAMES(X)
 #undef X
     state->empty_bytes = PyBytes_FromStringAndSize(NULL, 0);
-    return state->empty_bytes == NULL ? -1 : request_init_names(state);
+    state->post_bytes = PyBytes_FromString("POST");
+    if (state->empty_bytes == NULL || state->post_bytes == NULL || request_init_methods(state) < 0)
+        return -1;
+    return fields_init_names(state);
 }
 
 /* module.attribute; new reference, NULL with an exception. */
@@ -54,7 +58,6 @@ init_imports(State *state)
         {&state->ClientDisconnected, "shardserve.errors", "ClientDisconnected"},
         {&state->HttpRequestParser, "httptools", "HttpRequestParser"},
         {&state->HttpParserUpgrade, "httptools", "HttpParserUpgrade"},
-        {&state->parse_url, "httptools", "parse_url"},
         {&state->Task, "asyncio", "Task"},
         {&state->CancelledError, "asyncio", "CancelledError"},
         {&state->current_task, "asyncio", "current_task"},
@@ -67,9 +70,7 @@ init_imports(State *state)
             return -1;
     }
     state->parser_feed = PyObject_GetAttrString(state->HttpRequestParser, "feed_data");
-    state->parser_method = PyObject_GetAttrString(state->HttpRequestParser, "get_method");
-    state->parser_version = PyObject_GetAttrString(state->HttpRequestParser, "get_http_version");
-    return state->parser_feed == NULL || state->parser_method == NULL || state->parser_version == NULL ? -1 : 0;
+    return state->parser_feed == NULL ? -1 : 0;
 }
 
 static int
@@ -118,10 +119,8 @@ module_exec(PyObject *module)
     X(ClientDisconnected)                                                                          \
     X(HttpRequestParser)                                                                           \
     X(HttpParserUpgrade)                                                                           \
-    X(parse_url)                                                                                   \
     X(parser_feed)                                                                                 \
-    X(parser_method)                                                                               \
-    X(parser_version)                                                                              \
+    X(post_bytes)                                                                                  \
     X(Task)                                                                                        \
     X(CancelledError)                                                                              \
     X(enter_task)                                                                                  \
@@ -134,7 +133,6 @@ module_exec(PyObject *module)
     X(field_expect)                                                                                \
     X(field_host)                                                                                  \
     X(field_upgrade)                                                                               \
-    X(methods)                                                                                     \
     X(factory_type)                                                                                \
     X(connection_type)                                                                             \
     X(cycle_type)                                                                                  \
@@ -151,6 +149,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 #define X(name) Py_VISIT(state->name);
     STATE_OBJECTS(X)
 #undef X
+    for (int i = 0; i < LINE_OTHER; i++)
+        Py_VISIT(state->methods[i]);
     return 0;
 }
 
@@ -164,6 +164,8 @@ module_clear(PyObject *module)
 #define X(name, text) Py_CLEAR(state->names.name);
     SHARDSERVE_NAMES(X)
 #undef X
+    for (int i = 0; i < LINE_OTHER; i++)
+        Py_CLEAR(state->methods[i]);
     return 0;
 }
 

@@ -20,6 +20,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "line.h"
+
 /* CHECK(condition): an impossibility of ours. Compiled in with -DSHARDSERVE_DEBUG only. */
 #ifdef SHARDSERVE_DEBUG
 #define CHECK(condition)                                                                           \
@@ -93,8 +95,6 @@
     X(future_blocking, "_asyncio_future_blocking")                                                 \
     X(throw_, "throw")                                                                             \
     X(loop, "loop")                                                                                \
-    X(query, "query")                                                                              \
-    X(feed_data, "feed_data")                                                                      \
     X(context, "context")                                                                          \
     X(ssl_object, "ssl_object")
 
@@ -119,10 +119,8 @@ typedef struct {
     /* httptools */
     PyObject *HttpRequestParser;
     PyObject *HttpParserUpgrade;
-    PyObject *parse_url;
-    PyObject *parser_feed;    /* unbound HttpRequestParser.feed_data */
-    PyObject *parser_method;  /* unbound HttpRequestParser.get_method */
-    PyObject *parser_version; /* unbound HttpRequestParser.get_http_version */
+    PyObject *parser_feed; /* unbound HttpRequestParser.feed_data */
+    PyObject *post_bytes;  /* b"POST" */
     /* asyncio */
     PyObject *Task;
     PyObject *CancelledError;
@@ -137,8 +135,7 @@ typedef struct {
     PyObject *field_expect;
     PyObject *field_host;
     PyObject *field_upgrade;
-    /* method bytes -> str */
-    PyObject *methods;
+    PyObject *methods[LINE_OTHER]; /* str, by LineMethod */
     struct {
 #define X(name, text) PyObject *name;
         SHARDSERVE_NAMES(X)

@@ -3,9 +3,8 @@
 
 #include "head.h"
 
-/* Tells the worker of a request that never reached the app. May run Python. */
-static void
-report_reject(const Connection *connection, int status, const char *reason)
+void
+connection_report(const Connection *connection, int status, const char *reason)
 {
     PyObject *on_reject = connection->factory->on_reject;
     PyObject *result = PyObject_CallFunction(on_reject, "isO", status, reason, connection->client);
@@ -14,61 +13,60 @@ report_reject(const Connection *connection, int status, const char *reason)
     Py_XDECREF(result);
 }
 
+/* Whether another response can stand behind what was sent. */
+static bool
+can_answer(const Connection *connection)
+{
+    const Cycle *broken = connection->current;
+    if (connection->output_closed || connection->transport == NULL)
+        return false;
+    return broken == NULL ? !connection->discarding : broken->response < RESPONSE_BODY;
+}
+
+/* Whether what is refused is a HEAD, as far as it is known. */
+static bool
+is_head(const Connection *connection)
+{
+    const Cycle *cycle = connection->incoming != NULL ? connection->incoming : connection->current;
+    return cycle != NULL ? cycle->head_only : connection->line_text != NULL && connection->line.method == LINE_HEAD;
+}
+
 void
 connection_reject(Connection *connection, int status, const char *reason)
 {
-    Cycle *broken = connection->receiving;
+    CHECK(!connection->feeding);
+    if (connection->close_after)
+        return; /* the last response has been written: what is behind it does not matter */
+    bool head_only = is_head(connection);
+    bool reset = connection->current != NULL && connection->framing == FRAMING_CLOSE;
+    if (!can_answer(connection))
+        status = 0;
+    connection->rejected = true;
+    connection->close_after = true;
+    connection->keep = false;
+    connection->discarding = true; /* what is still to come is read and dropped */
+    connection->body_behind_upgrade = false;
+    deadline_stop(connection);
+    if (connection->head_open)
+        writer_rollback(&connection->out, connection->head_mark);
+    connection->head_open = false;
+    /* The app of a request whose body broke off must not take it for a whole one. */
+    connection_drop_current(connection);
     connection_drop_incoming(connection);
     Py_CLEAR(connection->unparsed);
-    connection->body_behind_upgrade = false;
-    if (connection->reject_status == 0) {
-        connection->reject_status = status;
-        connection->reject_reason = reason;
-    }
-    if (broken == NULL)
-        return;
-    /* The body broke off: it is the last of the queue, and the app must not take it for a whole one. */
-    if (connection->head == broken && broken->response == RESPONSE_BODY) {
-        connection->reject_status = -1; /* too late for another response: just close */
-        connection->keep = false;
-    }
-    if (connection->head == broken && connection->head_open) {
-        writer_rollback(&connection->out, connection->head_mark);
-        connection->head_open = false;
-    }
-    Cycle **at = &connection->head;
-    Cycle *before = NULL;
-    while (*at != broken) {
-        before = *at;
-        at = &before->next;
-    }
-    connection_drop_queue(connection, at, before);
+    if (reset)
+        http1_reset(connection);
+    if (status > 0 && !connection->output_closed)
+        http1_simple_response(connection, status, reason, head_only, false, false);
+    connection_report(connection, status, reason);
 }
 
 void
-connection_write_rejection(Connection *connection)
-{
-    int status = connection->reject_status;
-    if (connection->close_after)
-        return;
-    connection->close_after = true;
-    connection->discarding = true; /* what is still to come is read and dropped */
-    list_remove(&connection->timer);
-    if (status < 0)
-        return;
-    http1_simple_response(connection, status, connection->reject_reason, NULL, false);
-    report_reject(connection, status, connection->reject_reason);
-}
-
-bool
 connection_refuse_overload(Connection *connection)
 {
-    if (connection->write_paused)
-        return false;
-    Cycle *cycle = (Cycle *)Py_NewRef(connection->head);
+    Cycle *cycle = (Cycle *)Py_NewRef(connection->current);
     connection->factory->refused++;
     http1_refuse(connection, cycle, 503);
     cycle_release(cycle);
-    report_reject(connection, 503, "too many requests in flight (limit_concurrency)");
-    return true;
+    connection_report(connection, 503, "too many requests in flight (limit-concurrency)");
 }

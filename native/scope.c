@@ -71,56 +71,38 @@ scope_decode_path(const char *raw, Py_ssize_t length)
     return path;
 }
 
-/* The path and query of a target that is not in origin form. Both new references. 0, or -1. */
-static int
-split_by_parser(const State *state, PyObject *target, PyObject **path, PyObject **query)
+/* The target without the scheme and authority of an absolute form, which fields_check() has seen. Borrowed text; its length
+ * is 0 if the target has no path and no query. */
+static const char *
+skip_authority(PyObject *target, Py_ssize_t *length)
 {
-    *path = *query = NULL;
-    if (PyBytes_GET_SIZE(target) == 1 && PyBytes_AS_STRING(target)[0] == '*') {
-        *path = Py_NewRef(target); /* RFC 9112 §3.2.4: OPTIONS * */
-        *query = Py_NewRef(state->empty_bytes);
-        return 0;
+    const char *text = PyBytes_AS_STRING(target);
+    const char *end = text + PyBytes_GET_SIZE(target);
+    if (UNLIKELY(text[0] != '/' && text[0] != '*')) {
+        text = (const char *)memchr(text, ':', (size_t)(end - text)) + 3;
+        while (text < end && *text != '/' && *text != '?')
+            text++;
     }
-    PyObject *url = PyObject_CallOneArg(state->parse_url, target);
-    if (url == NULL)
-        return -1;
-    *path = PyObject_GetAttr(url, state->names.path);
-    *query = PyObject_GetAttr(url, state->names.query);
-    Py_DECREF(url);
-    if (*path == Py_None)
-        Py_SETREF(*path, PyBytes_FromStringAndSize("/", 1)); /* RFC 9112 §3.2.1: an empty path is "/" */
-    if (*query == Py_None)
-        Py_SETREF(*query, Py_NewRef(state->empty_bytes));
-    if (*path != NULL && *query != NULL && PyBytes_Check(*path) && PyBytes_Check(*query))
-        return 0;
-    Py_CLEAR(*path);
-    Py_CLEAR(*query);
-    if (!PyErr_Occurred())
-        PyErr_SetString(PyExc_ValueError, "invalid request target");
-    return -1;
+    *length = end - text;
+    return text;
 }
 
 /* RFC 9112 §3.2.1: origin-form = absolute-path [ "?" query ]. Both new references. 0, or -1. */
 static int
 split_target(const State *state, PyObject *target, PyObject **path, PyObject **query)
 {
-    const char *text = PyBytes_AS_STRING(target);
-    Py_ssize_t length = PyBytes_GET_SIZE(target);
-    if (UNLIKELY(text[0] != '/'))
-        return split_by_parser(state, target, path, query);
-    /* A fragment is not part of a target (RFC 9112 §3.2); httptools lets it pass. */
-    const char *fragment = memchr(text, '#', (size_t)length);
-    if (UNLIKELY(fragment != NULL))
-        length = fragment - text;
+    Py_ssize_t length;
+    const char *text = skip_authority(target, &length);
     const char *mark = memchr(text, '?', (size_t)length);
-    if (mark == NULL) {
-        *query = Py_NewRef(state->empty_bytes);
-        *path = fragment == NULL ? Py_NewRef(target) : PyBytes_FromStringAndSize(text, length);
-    }
-    else {
-        *path = PyBytes_FromStringAndSize(text, mark - text);
-        *query = PyBytes_FromStringAndSize(mark + 1, text + length - (mark + 1));
-    }
+    Py_ssize_t path_length = mark == NULL ? length : mark - text;
+    if (path_length == PyBytes_GET_SIZE(target))
+        *path = Py_NewRef(target);
+    else if (path_length == 0)
+        *path = PyBytes_FromStringAndSize("/", 1); /* RFC 9110 §4.2.3: an empty path is "/" */
+    else
+        *path = PyBytes_FromStringAndSize(text, path_length);
+    *query = mark == NULL ? Py_NewRef(state->empty_bytes)
+                          : PyBytes_FromStringAndSize(mark + 1, length - path_length - 1);
     if (*path != NULL && *query != NULL)
         return 0;
     Py_CLEAR(*path);

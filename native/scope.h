@@ -15,8 +15,7 @@ PyObject *scope_asgi(const State *state);
 PyObject *scope_template(const Factory *factory, PyObject *client, PyObject *server);
 
 /* The scope of one request: a copy of `scope_base`, filled in from the cycle. A target in absolute form
- * loses its scheme and authority (RFC 9112 §3.2.2). New dict; NULL with an exception: the target is no
- * URI if it came from httptools. May run Python (httptools.parse_url, for other than origin form). */
+ * loses its scheme and authority (RFC 9112 §3.2.2). New dict; NULL with MemoryError. */
 PyObject *scope_build(Cycle *cycle, PyObject *scope_base);
 
 /* `raw` percent-decoded, as UTF-8 with U+FFFD for what is not: new str, NULL with MemoryError. */

@@ -38,13 +38,27 @@ class ProtocolFactory:
         headers: list[tuple[bytes, bytes]] = ...,
         server_header: bool = True,
         date_header: bool = True,
-        keep_alive_ms: int = 75_000,
         on_app_error: Callable[[BaseException, str, str, Client, str], None],
         on_reject: Callable[[int, str, Client], None],
         access: Callable[[Client, str, bytes, str, int], None] | None = None,
-        limit_concurrency: int = 0,
         max_fd: int = 0,
         on_crowded: Callable[[], None] | None = None,
+        underscore_headers: str = "safe",
+        limit_request_line: int = 0,
+        limit_request_head: int = 0,
+        limit_request_field_size: int = 0,
+        limit_request_fields: int = 0,
+        limit_request_body: int = 0,
+        limit_pipelined: int = 0,
+        limit_keep_alive_requests: int = 0,
+        limit_connections: int = 0,
+        limit_concurrency: int = 0,
+        first_byte_ms: int = 0,
+        keep_alive_ms: int = 75_000,
+        head_ms: int = 0,
+        body_window_ms: int = 0,
+        body_min_rate: int = 0,
+        write_stall_ms: int = 0,
     ) -> None:
         """``context``: copied for every request; None gives every request an empty context.
         ``state``: the lifespan state, shallow-copied into every scope; None leaves the key out.
@@ -52,17 +66,44 @@ class ProtocolFactory:
         ``on_app_error(error, method, target, client, outcome)``: the app failed; ``outcome`` is
         what the client got: "500 sent", "connection closed early", "response already sent",
         "client gone", or, for a request that ``abort()`` cancelled, "cut by the server".
-        ``on_reject(status, reason, client)``: a request that never reached the app.
+        ``on_reject(status, reason, client)``: a request that never reached the app, or was broken off by
+        its client; ``reason`` is a line of ours or of the parser's. ``status`` 0: the connection was closed
+        without an answer, because the response had begun or nobody reads it. Connections that end while
+        nothing is asked of them (silent from the start, or idle) are not reported.
         ``access(client, method, target, http_version, status)``: one finished response; ``target``
         is the raw request target.
-        ``limit_concurrency``: so many requests may be in flight; 0 (or less): any number. One that
-        begins beyond it gets 503 with ``Retry-After: 1`` in the app's place, and its body is read and
-        dropped as for an app that answers without reading. Idle connections do not count, work that
-        an app does after its response does. ``access`` and ``on_reject`` are called for it.
         ``max_fd``, ``on_crowded()``: called for each new connection whose socket has this descriptor
         number or a higher one; 0 (or less): never. The kernel hands out the lowest free number, so
         descriptors are nearly used up. The connection is served like any other.
         No error of these callables is raised; it goes to ``sys.unraisablehook``.
+
+        What a client may take. Each of these is in bytes, requests or connections; 0 (or less): any number.
+        Each refusal is one response that says ``Connection: close`` and one call of ``on_reject``.
+        ``limit_request_line``: without its CRLF; else 414.
+        ``limit_request_head``: all fields, up to and with the empty line; else 431.
+        ``limit_request_field_size``: one field, name, value and four more; else 431.
+        ``limit_request_fields``: how many; else 431.
+        ``limit_request_body``: else 413, without the app if Content-Length says so.
+        ``limit_pipelined``: held behind the request that is being answered; beyond it nothing is read.
+        ``limit_keep_alive_requests``: on one connection; the last response says ``Connection: close``.
+        ``limit_connections``: open ones; another one gets 503 with ``Retry-After: 1`` at once.
+        ``limit_concurrency``: requests in flight. One that begins beyond it gets 503 with
+        ``Retry-After: 1`` in the app's place, on a connection that stays, and its body is read and
+        dropped as for an app that answers without reading. Idle connections do not count, work that
+        an app does after its response does. ``access`` and ``on_reject`` are called for it.
+
+        How long it may take, in milliseconds, looked at by ``tick``; 0 (or less): for ever.
+        ``first_byte_ms``: a new connection, to send anything; closed.
+        ``keep_alive_ms``: one between two requests; closed. Here 0 is at once.
+        ``head_ms``: from the first byte of a request to the end of its head; 408.
+        ``body_window_ms``, ``body_min_rate``: while a body is awaited, so many bytes a second must come in
+        each window; 408. Nothing is awaited while the app does not read, or before "100 Continue".
+        ``write_stall_ms``: a client that takes nothing of its response; cut.
+        A connection with unread bytes in its socket is given until the next tick, once.
+
+        ``underscore_headers``: a field whose name has an underscore is, with "safe", dropped if the
+        request also has the name with dashes, or if that is one that the server knows; with "allow"
+        passed on, with "drop" dropped, with "reject" refused (400).
         """
 
     def __call__(self) -> Connection:
@@ -114,4 +155,4 @@ class ProtocolFactory:
 
     @property
     def refused(self) -> int:
-        """Requests answered 503 because of ``limit_concurrency``, since the start."""
+        """Requests and connections answered 503: ``limit_concurrency``, ``limit_connections``."""

@@ -64,7 +64,7 @@ for path in tests/native tests/conformance tests/unit/worker tests/unit/test_nat
     [ -e "$path" ] && paths+=("$path")
 done
 status=0
-"$python" -m pytest -q -p no:cacheprovider "${@:-${paths[@]}}" 2>&1 | tee "$reports/pytest.log" || status=$?
+"$python" -m pytest -q -p no:cacheprovider -n auto "${@:-${paths[@]}}" 2>&1 | tee "$reports/pytest.log" || status=$?
 
 unset LD_PRELOAD
 found=$(cat "$reports"/asan.* "$reports"/ubsan.* 2>/dev/null | grep -cE 'ERROR: |runtime error:' || true)

@@ -13,9 +13,19 @@ static const char *const TEXTS[] = {
     "0", "00", "007", "4611686018427387904", "4611686018427387905", "9223372036854775807", "9223372036854775808",
     "18446744073709551616", "99999999999999999999", "+1", "-1", " 1", "1 ", "1,1", "0x10",
     "%", "%4", "%41", "%zz", "%4g%", "a%2Fb%2f%", "%%41", "%E2%82%AC", "%00",
-    "GET / HTTP/1.1\r\n", "GET  / HTTP/1.1\r\n", " GET / HTTP/1.1\r\n", "GET HTTP/1.1\r\n", " HTTP/1.1\r\n",
-    "GET / HTTP/1.0\r\n", "GET / HTTP/1.1\n", "G / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-    "\r\n\r\n", "\r\n\r", "a\r\n\r\n\r\n", "X\nGET / HTTP/1.1\r\n",
+    "GET / HTTP/1.1", "GET  / HTTP/1.1", " GET / HTTP/1.1", "GET HTTP/1.1", " HTTP/1.1", "GET /  HTTP/1.1",
+    "GET / HTTP/1.1 ", "GET / HTTP/1.0", "GET / HTTP/2.0", "GET / HTTP/0.9", "GET / HTTP/1.2", "GET / HTTP/1.10",
+    "GET / http/1.1", "GET / ICE/1.0", "GET /\tHTTP/1.1", "GET\t/ HTTP/1.1", "GET /a b HTTP/1.1", "GET /#a HTTP/1.1",
+    "get / HTTP/1.1", "FOO / HTTP/1.1", "M-SEARCH * HTTP/1.1", "OPTIONS * HTTP/1.1", "OPTIONS ** HTTP/1.1",
+    "OPTIONSX * HTTP/1.1", "PATCH a HTTP/1.1", "CONNECT a:1 HTTP/1.1", "CONNECT / HTTP/1.1", "CONNECTED / HTTP/1.1",
+    "GET http://a HTTP/1.1", "GET HTTPS://a/ HTTP/1.1", "GET http:// HTTP/1.1", "GET https:/a HTTP/1.1",
+    "GET ftp://a HTTP/1.1", "G@T / HTTP/1.1", "G\rT / HTTP/1.1",
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEF / HTTP/1.1", "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFG / HTTP/1.1",
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGH", "G / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+    "\r\n\r\n", "\r\n\r", "a\r\n\r\n\r\n", "\r\r\n\r\r\n\r\n", "\r\n\n\r\n\r\n", "X\nGET / HTTP/1.1\r\n",
+    "a", "a.b-c", "a:80", "a:", ":80", "a:80:80", "a:x", "a b", "a/b", "a@b", "a%2f", "a%2", "a%zz", "a_b~", "127.0.0.1:1",
+    "[::1]", "[::1]:80", "[::1]:", "[::1]x", "[::1", "::1", "[]", "[1:2:3:4:5:6:7:8]", "[1:2:3:4:5:6:7:8:9]", "[1::2::3]",
+    "[::1.2.3.4]", "[::1.2.3]", "[12345::]", "[:]", "[:::]", "[v1.a:b]", "[V1F.~]", "[v.a]", "[v1.]", "[v1a]", "[vg.a]",
 };
 
 static void
@@ -60,7 +70,7 @@ next_random(unsigned *seed)
 static void
 check_random(void)
 {
-    static const char ALPHABET[] = "aZ09 %,\t\r\n/:-.\0\x7f\x80\xff";
+    static const char ALPHABET[] = "aZ09 %,\t\r\n/:-.[]#*\0\x7f\x80\xff";
     unsigned seed = 20261123;
     for (int round = 0; round < 4000; round++) {
         char text[80];
@@ -75,11 +85,15 @@ static void
 check_line_numbers(void)
 {
     RequestLine line;
-    const char *text = "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n";
-    MUST(line_peek(text, strlen(text), &line));
-    MUST(line.method_length == 7 && line.line_length == 20);
-    MUST(line_head_length(text, strlen(text)) == strlen(text));
-    MUST(!line_peek("GET HTTP/1.1\r\n", 14, &line) || line.method_length == 3);
+    const char *text = "OPTIONS * HTTP/1.0";
+    MUST(line_check(text, strlen(text), &line) == 0);
+    MUST(line.method == LINE_OPTIONS && line.method_length == 7 && line.target_length == 1 && line.version_10);
+    text = "PROPFIND http://a/ HTTP/1.1";
+    MUST(line_check(text, strlen(text), &line) == 0);
+    MUST(line.method == LINE_OTHER && line.method_length == 8 && line.target_length == 9 && !line.version_10);
+    MUST(line_check("GET / HTTP/2.0", 14, &line) == 505);
+    MUST(line_check("CONNECT a:1 HTTP/1.1", 20, &line) == 501);
+    MUST(line_check("GET HTTP/1.1", 12, &line) == 400);
 }
 
 static void

@@ -116,4 +116,5 @@ def _default(one: Setting) -> str:
     """What the help says of the default: nothing where the default is nothing."""
     if one.default is False or one.default in ("", ()) or one.to_text(one.default) == "none":
         return ""
-    return f"{one.to_text(one.default)} {one.unit}".rstrip()
+    unit = "" if one.default is None else one.unit
+    return f"{one.to_text(one.default)} {unit}".rstrip()

@@ -34,12 +34,16 @@ from .values import (
     Kind,
     Many,
     Seconds,
+    Size,
     Switch,
     Text,
     UnixPath,
 )  # fmt: skip
 
 ENV_PREFIX = "SHARDSERVE_"
+
+# Of a line, a field, all fields: memory that a client can have before anybody knows what it wants.
+LARGEST_HEAD = 2**24
 
 # Sections of --help and of the reference, in this order.
 APPLICATION, ADDRESS, PROCESSES, RECYCLING, LIMITS, TIMEOUTS, CONTROL, LOGS, RESPONSES = (
@@ -56,7 +60,8 @@ class Setting:
     default: Any
     help: str
     group: str
-    unit: str
+    unit: str  # written behind a value, unless its kind writes one
+    suffix: str  # the unit as the attribute's name ends in it
     reloadable: bool  # a HUP adopts a change; otherwise it waits for a restart
     argument: bool  # a positional argument of the command line, not a flag
     flag_name: str  # without dashes; "" means the file key
@@ -66,7 +71,7 @@ class Setting:
     @property
     def name(self) -> str:
         """The attribute without its unit: how everything but Python code calls it."""
-        return self.attribute.removesuffix(f"_{self.unit}") if self.unit else self.attribute
+        return self.attribute.removesuffix(f"_{self.suffix}") if self.suffix else self.attribute
 
     @property
     def key(self) -> str:
@@ -105,6 +110,7 @@ def setting(
     help: str,
     group: str,
     unit: str = "",
+    suffix: str = "",
     reloadable: bool = True,
     argument: bool = False,
     flag_name: str = "",
@@ -114,7 +120,7 @@ def setting(
     """Declare one field of Config."""
     facts = {
         "kind": kind, "default": default, "help": help, "group": group, "unit": unit,
-        "reloadable": reloadable, "argument": argument, "flag_name": flag_name,
+        "suffix": suffix or unit, "reloadable": reloadable, "argument": argument, "flag_name": flag_name,
         "fallback_env": fallback_env, "unset": unset,
     }  # fmt: skip
     return dataclasses.field(default=default, kw_only=not argument, metadata=facts)
@@ -235,8 +241,81 @@ class Config:
         help="Answer 503 to requests beyond this many in flight, for each worker. Idle connections do not "
         "count.",
     )
+    limit_connections: int | None = setting(
+        None, Integer(1, 2**31 - 1), group=LIMITS, unset="no limit",
+        # What can run out is descriptors, and a worker that is short of them stops accepting by itself.
+        help="Answer 503 to connections beyond this many, for each worker, and close them.",
+    )
+    limit_keep_alive_requests: int | None = setting(
+        None, Integer(1, 2**31 - 1), group=LIMITS, unset="no limit",
+        # nginx closes after 1000 to free what a connection has piled up; ours piles up nothing.
+        help="Close a connection when it has brought this many requests.",
+    )
+    limit_request_line_bytes: int = setting(
+        8192, Size(256, LARGEST_HEAD), suffix="bytes", group=LIMITS,
+        # nginx, Apache and Kestrel, so that what passes a proxy passes here. Gunicorn has 4094.
+        help="Answer 414 to a request whose first line is longer than this.",
+    )
+    limit_request_fields: int = setting(
+        100, Integer(1, 100_000), group=LIMITS,
+        # Gunicorn, Apache and Kestrel.
+        help="Answer 431 to a request with more header fields than this.",
+    )
+    limit_request_field_size_bytes: int = setting(
+        65536, Size(256, LARGEST_HEAD), suffix="bytes", group=LIMITS,
+        # A Kerberos ticket may have 48,000 bytes, which are 64,000 in Authorization. nginx, Apache and
+        # Gunicorn have 8 KiB, which single sign-on outgrows.
+        help="Answer 431 to a request with a header field, name and value, longer than this.",
+    )
+    limit_request_head_bytes: int = setting(
+        65536, Size(256, LARGEST_HEAD), suffix="bytes", group=LIMITS,
+        # Twice what nginx and Kestrel take, and room for one field of the size above.
+        help="Answer 431 to a request whose header fields together are longer than this.",
+    )
+    limit_request_body_bytes: int = setting(
+        2**30, Size(), suffix="bytes", group=LIMITS,
+        # A fence, not a policy: Uvicorn and Gunicorn have none, and an app that takes large uploads
+        # must go on working. Whoever takes uploads at all has to raise nginx's 1 MiB, Kestrel's 30 MB.
+        help="Answer 413 to a request whose body is larger than this; 0 is any size.",
+    )
+    limit_pipelined_bytes: int = setting(
+        65536, Size(1024, 2**30), suffix="bytes", group=LIMITS,
+        # One full read ahead, asyncio's own mark for a buffer that is full. Nobody is refused by it.
+        help="Stop reading a connection that has sent this much behind the request being answered.",
+    )
+    underscore_headers: str = setting(
+        "safe", Choice(("safe", "allow", "drop", "reject")), group=LIMITS,
+        # WSGI and CGI call X_Real_IP and X-Real-IP by one name, so one can pass for the other behind a
+        # proxy that only guards the second. nginx and Gunicorn drop all, Uvicorn passes all.
+        help="Header names with an underscore: safe drops those that imitate a name with dashes.",
+    )
 
     # Timeouts
+    timeout_first_byte_s: float = setting(
+        30.0, Seconds(), unit="s", group=TIMEOUTS,
+        # Browsers and pools open connections ahead of need; half of the 60 s that nginx waits.
+        help="Close a new connection that has sent nothing for this long; 0 never.",
+    )
+    timeout_request_head_s: float = setting(
+        10.0, Seconds(), unit="s", group=TIMEOUTS,
+        # A head is a few packets: time for one that is lost three times (1 + 2 + 4 s). nginx 60, Kestrel 30.
+        help="Answer 408 to a request whose head is not complete this long after its first byte; 0 never.",
+    )
+    min_request_body_rate_bytes_per_s: int = setting(
+        240, Integer(0, 10**9), unit="bytes/s", suffix="bytes_per_s", group=TIMEOUTS,
+        # Kestrel's and IIS's: 1.9 kbit/s, below any modem.
+        help="Answer 408 to a request whose body comes slower than this; 0 is any speed.",
+    )
+    timeout_request_body_grace_s: float = setting(
+        10.0, Seconds(), unit="s", group=TIMEOUTS,
+        # Twice Kestrel's: a phone that changes networks is silent for some seconds.
+        help="Measure the rate of a request body over windows of this length; 0 never.",
+    )
+    timeout_write_stall_s: float = setting(
+        60.0, Seconds(), unit="s", group=TIMEOUTS,
+        # nginx's send_timeout.
+        help="Cut a connection whose client has taken nothing of its response for this long; 0 never.",
+    )
     timeout_keep_alive_s: float = setting(
         75.0, Seconds(), unit="s", group=TIMEOUTS,
         # nginx's keepalive_timeout, and longer than the 60 s idle timeout of common load balancers,

@@ -49,8 +49,9 @@ def show(config: Config, sources: Mapping[str, str]) -> str:
     """``config show``: setting, value, origin, in columns."""
     rows = [("setting", "value", "from")]
     for one in SETTINGS:
-        value = one.to_text(getattr(config, one.attribute))
-        rows.append((one.key, f"{value} {one.unit}".rstrip(), sources[one.attribute]))
+        value = getattr(config, one.attribute)
+        unit = "" if value is None else one.unit
+        rows.append((one.key, f"{one.to_text(value)} {unit}".rstrip(), sources[one.attribute]))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows)
 

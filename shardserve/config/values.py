@@ -29,6 +29,9 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # The server frames every message itself; a fixed value could only contradict it.
 _FRAMING_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
+_SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# A number, and a unit of bytes: K, KiB, or the ambiguous KB; B and bytes are what to_text writes.
+_SIZE = re.compile(r"\s*([0-9]{1,15})\s*(?:([KMGT])(iB|B)?|B|bytes?)?\s*", re.IGNORECASE | re.ASCII)
 _WORDS = {
     "1": True, "true": True, "yes": True, "on": True,
     "0": False, "false": False, "no": False, "off": False,
@@ -163,6 +166,46 @@ class Integer(Kind):
         if not re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", text):
             raise self._wrong(text)
         return self.check(int(text))
+
+
+@dataclass(frozen=True)
+class Size(Kind):
+    """A number of bytes: an integer, or text that may have a unit. 1K is 1024, as in nginx and systemd."""
+
+    low: int = 0
+    high: int = 2**50  # fits every integer on the way to C
+    metavar: str = "SIZE"
+
+    @property
+    def phrase(self) -> str:  # type: ignore[override]
+        bounds = f"from {self.to_text(self.low)} to {self.to_text(self.high)}"
+        return f"a size such as 65536, 64K or 1GiB, {bounds}"
+
+    def check(self, value: object) -> int:
+        if isinstance(value, str):
+            return self.from_text(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
+            raise self._wrong(value)
+        return value
+
+    def from_text(self, text: str) -> int:
+        found = _SIZE.fullmatch(text)
+        if found is None:
+            raise self._wrong(text)
+        number, letter, ending = found.groups()
+        size = int(number) * _SIZE_UNITS.get((letter or "").upper(), 1)
+        if ending is not None and len(ending) == 1:  # KB: 1000 or 1024, depending on whom one asks
+            write = f"{int(number)}{letter.upper()}iB"
+            raise ValueError(f"{quote(text)} is ambiguous; write {write}, which is {size} bytes")
+        if not self.low <= size <= self.high:
+            raise self._wrong(text)
+        return size
+
+    def to_text(self, value: Any) -> str:
+        for letter, factor in reversed(_SIZE_UNITS.items()):
+            if value and value % factor == 0:
+                return f"{value // factor} {letter}iB"
+        return f"{value} bytes" if value else "0"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from ..observe.logs import printable
 from ..stats import DUMP_SIGNAL, Page, Stage
 from . import procfs
 from .procfs import ThreadTimes
@@ -404,7 +405,7 @@ class Watch:
 
 
 def _name(thread: ThreadTimes) -> str:
-    return f"{thread.comm} (tid {thread.tid})"
+    return f"{printable(thread.comm)} (tid {thread.tid})"
 
 
 def _paragraphs(text: str, stacks: Sequence[str]) -> str:

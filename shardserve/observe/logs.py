@@ -45,6 +45,8 @@ _COLOURS = {
     logging.ERROR: "31",
     logging.CRITICAL: "91",
 }
+# RFC 9110's names, as the client is told them; http.HTTPStatus has them since Python 3.13.
+_PHRASES = {413: "Content Too Large", 414: "URI Too Long"}
 _PREFIX_WIDTH = 8  # of the longest level name, so that messages line up
 
 
@@ -130,7 +132,11 @@ class _Formatter(logging.Formatter):
         padding = " " * (_PREFIX_WIDTH - len(name))
         if self._colours and record.levelno in _COLOURS:
             name = f"\x1b[{_COLOURS[record.levelno]}m{name}\x1b[0m"
-        return f"{name}:{padding} {self._who}{record.message}"
+        # Whoever builds a message minds what is in it (printable); that nobody forgot is seen to here.
+        return f"{name}:{padding} {self._who}{tracebacks.defused(record.message)}"
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's name)
+        return tracebacks.trimmed(ei[1])
 
 
 # Text from the wire
@@ -142,13 +148,7 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else _escaped(ord(char)) for char in text)
-
-
-def _escaped(code: int) -> str:
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return "".join(char if char.isprintable() else tracebacks.escaped(char) for char in text)
 
 
 def address(client: Client) -> str:
@@ -200,7 +200,7 @@ def _comes_of_disconnect(error: BaseException, seen: set[int]) -> bool:
 
 
 class RejectReporter:
-    """The ``on_reject`` of the native side: requests that never reached the app.
+    """The ``on_reject`` of the native side: requests that were refused, and connections that were cut.
 
     At most one line a second, whatever arrives: anybody on the network can cause these, and a log
     must not be the cheapest thing to flood. What was held back is counted in the next line, or in
@@ -215,39 +215,54 @@ class RejectReporter:
         self._log = log or logging.getLogger("shardserve.error")
         self._clock = clock
         self._quiet_until = float("-inf")
-        self._held_back = 0
+        # Held back and not yet told.
+        self._rejected = 0
+        self._closed = 0
 
     def __call__(self, status: int, reason: str, client: Client) -> None:
+        """``status`` 0: the connection was closed without an answer, for which it was too late."""
         now = self._clock()
         if now < self._quiet_until:
-            self._held_back += 1
+            self._rejected += status != 0
+            self._closed += status == 0
             return
         self._quiet_until = now + self.PAUSE_S
-        more = f" ({self._held_back} more since the last such line)" if self._held_back else ""
-        self._held_back = 0
-        what = f"{status} {_phrase(status)}".rstrip()
-        self._log.warning(
-            "Rejected a request from %s: %s: %s%s", address(client), what, printable(reason), more
-        )
+        held_back = self._rejected + self._closed
+        more = f" ({held_back} more since the last such line)" if held_back else ""
+        self._rejected = self._closed = 0
+        who, why = address(client), printable(reason)
+        if status == 0:
+            self._log.warning("Closed the connection of %s without an answer: %s%s", who, why, more)
+        else:
+            what = f"{status} {_phrase(status)}".rstrip()
+            self._log.warning("Rejected a request from %s: %s: %s%s", who, what, why, more)
 
     def flush(self) -> None:
         """Call once a second and at the end: says how many were held back and not yet told."""
-        if self._held_back and self._clock() >= self._quiet_until:
-            self._tell_held_back()
+        if self._clock() >= self._quiet_until:
+            self.close()
 
     def close(self) -> None:
         """The last word: what was held back, without waiting for the pause to end."""
-        if self._held_back:
-            self._tell_held_back()
-
-    def _tell_held_back(self) -> None:
-        self._log.warning("Rejected %d more requests", self._held_back)
-        self._held_back = 0
+        told = []
+        if self._rejected:
+            told.append(f"rejected {_more(self._rejected, 'request')}")
+        if self._closed:
+            told.append(f"closed {_more(self._closed, 'connection')} without an answer")
+        if not told:
+            return
+        text = ", ".join(told)
+        self._log.warning("%s", text[0].upper() + text[1:])
+        self._rejected = self._closed = 0
         self._quiet_until = self._clock() + self.PAUSE_S
+
+
+def _more(count: int, thing: str) -> str:
+    return f"{count} more {thing}{'' if count == 1 else 's'}"
 
 
 def _phrase(status: int) -> str:
     try:
-        return HTTPStatus(status).phrase
+        return _PHRASES.get(status) or HTTPStatus(status).phrase
     except ValueError:
         return ""

@@ -34,7 +34,7 @@ from ..asgi.importer import load_app
 from ..asgi.lifespan import Lifespan
 from ..config.model import Config, from_json
 from ..errors import AppImportError, ControlError
-from ..observe import logs
+from ..observe import logs, uncaught
 from ..observe.access import AccessLog
 from ..stats import Page
 from ..types import ASGIApp
@@ -42,6 +42,7 @@ from . import template
 from .admission import Admission
 from .channel import Channel, close_all, shortened
 from .heartbeat import watch_for_dumps
+from .limits import request_limits
 from .orphan import end_after_the_master
 from .server import EXIT_DRAINED, EXIT_FAILED, Logs, Plan, Server
 
@@ -177,6 +178,7 @@ def _watch_for_dumps(page: Page | None, outgrown: Page | None) -> None:
 
 
 def _import(channel: Channel, config: Config, *, preloading: bool = False) -> ASGIApp:
+    uncaught.install()
     try:
         app = load_app(config.app, app_dir=config.app_dir, factory=config.factory)
     except AppImportError as error:
@@ -242,13 +244,12 @@ def build(
             headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in config.headers],
             server_header=config.server_header,
             date_header=config.date_header,
-            keep_alive_ms=round(config.timeout_keep_alive_s * 1000),
             on_app_error=logs.app_error_reporter(),
             on_reject=rejects,
             access=access,
             max_fd=admission.max_fd,
             on_crowded=admission.on_crowded,
-            limit_concurrency=config.limit_concurrency or 0,
+            **request_limits(config),
         )
 
     return Server(
@@ -299,7 +300,7 @@ def _leave_anyway(code: int) -> None:
     busy = [
         one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()
     ]
-    log.warning("Not waiting any longer for %s.", ", ".join(busy) or "exit handlers")
+    log.warning("Not waiting any longer for %s.", logs.printable(", ".join(busy)) or "exit handlers")
     leave_at_once(code)
 
 

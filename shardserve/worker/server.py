@@ -30,9 +30,9 @@ from typing import Any, Protocol
 from .. import control
 from ..asgi.lifespan import Lifespan
 from ..errors import ControlError, LifespanError
-from ..observe import tracebacks
+from ..observe import uncaught
 from ..observe.access import AccessLog
-from ..observe.logs import RejectReporter, is_disconnect
+from ..observe.logs import RejectReporter
 from ..stats import Page, Stage
 from .admission import Admission
 from .channel import Channel, Received, close_all, shortened
@@ -341,7 +341,7 @@ class Server:
 
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(report_loop_error)
+        loop.set_exception_handler(uncaught.report_loop_error)
         self._channel.set_blocking(False)
         loop.add_reader(self._channel.fileno(), self._read_control)
         # Signals are the master's business. A TERM sent to this pid alone (an operator, an OOM
@@ -429,18 +429,3 @@ class Server:
         finally:
             told.cancel()
             work.cancel()
-
-
-def report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The event loop's exception handler: an error nobody awaited, in our log and our shape."""
-    errors = logging.getLogger("shardserve.error")
-    error = context.get("exception")
-    text = str(context.get("message") or "Unhandled error in the event loop")
-    source = context.get("task") or context.get("future") or context.get("handle")
-    where = f" ({source!r})" if source is not None else ""
-    if error is None:
-        errors.error("%s%s", text, where)
-    elif is_disconnect(error):
-        errors.debug("%s%s: the client disconnected", text, where)
-    else:
-        errors.error("%s%s\n%s", text, where, tracebacks.trimmed(error))

@@ -11,7 +11,7 @@ from tests.helpers.http1 import Access, chunked, get, post, until
 
 EXPECT = b"Expect: 100-continue"
 LIMIT_BYTES = 1 << 20
-REASON = "too many requests in flight (limit_concurrency)"
+REASON = "too many requests in flight (limit-concurrency)"
 
 
 class Gated:
@@ -306,12 +306,6 @@ def test_half_closed(full):
     output = full.server.raw(get("/a") + get("/b"))
     assert output.count(b"HTTP/1.1 503 ") == output.count(b"\r\n\r\nService Unavailable") == 2
     full.refused(2)
-
-
-def test_a_target_that_is_no_uri_is_refused_no_less(full):
-    with full.connect() as client:
-        assert_refusal(client.ask(get("http://[")))
-    full.refused()
 
 
 class TestWhileDraining:

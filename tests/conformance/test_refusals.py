@@ -29,7 +29,7 @@ def refused(serve, app, request: bytes, *statuses: int) -> None:
         address = client.sock.getsockname()
     (reject,) = server.take_rejects()
     assert reject.status == response.status
-    assert reject.reason == response.reason.decode() == response.body.decode()
+    assert reject.reason == response.body.decode() != ""
     assert reject.client == address
     assert app.scopes == []
 
@@ -39,7 +39,6 @@ GARBAGE = {
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 200,
     "NUL": b"\0\0\0\0\r\n\r\n",
     "response": b"HTTP/1.1 200 OK\r\n\r\n",
-    "lower-case method": b"get / HTTP/1.1\r\nHost: x\r\n\r\n",
     "no target": b"GET HTTP/1.1\r\nHost: x\r\n\r\n",
     "no version": b"GET /\r\nHost: x\r\n\r\n",
     "space in target": b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -67,16 +66,16 @@ GARBAGE = {
 
 @pytest.mark.parametrize("name", GARBAGE)
 def test_garbage_is_a_400(serve, app, name):
-    refused(serve, app, GARBAGE[name], 400, 505)
+    refused(serve, app, GARBAGE[name], 400)
 
 
 @pytest.mark.parametrize("version", [b"2.0", b"0.9", b"1.2", b"3.0", b"0.0"])
 def test_other_versions(serve, app, version):
-    refused(serve, app, get(version=version), 400, 505)
+    refused(serve, app, get(version=version), 505)
 
 
 def test_http_2_preface(serve, app):
-    refused(serve, app, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, 505)
+    refused(serve, app, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505)
 
 
 def test_http_09(serve, app):
@@ -121,16 +120,15 @@ def test_ambiguous_framing_is_refused(serve, app, name):
 
 
 def test_transfer_encoding_in_http_10(serve, app):
-    """RFC 9112 §6.1: faulty framing. It may be read as chunked, but then the connection must end."""
+    """RFC 9112 §6.1: faulty framing."""
     server = serve(app)
     request = chunked(b"body").replace(b"HTTP/1.1", b"HTTP/1.0\r\nConnection: keep-alive")
     with server.connect() as client:
-        client.sock.settimeout(1)
         client.send(request + get("/smuggled"))
-        assert client.response().status in (200, 400)
+        assert client.response().status == 400
         client.assert_closed()
-    server.rejects.clear()
-    assert [scope["path"] for scope in app.scopes] in ([], ["/"])
+    server.take_rejects()
+    assert app.scopes == []
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -293,6 +291,7 @@ def test_a_broken_chunk_while_the_response_streams(serve):
         client.read_until(b"begun")
         client.send(b"zz\r\n")
         assert client.rest() == b""
+    assert [one.status for one in server.take_rejects()] == [0]
     assert isinstance(server.take_error().error, AssertionError)
 
 

@@ -24,6 +24,8 @@ import h11
 import uvloop
 
 from shardserve._native import ProtocolFactory
+from shardserve.config.model import Config
+from shardserve.worker.limits import request_limits
 
 PATIENCE_S = 10.0
 READ_BYTES = 65536
@@ -269,7 +271,7 @@ class Server:
             on_app_error=lambda *args: self.errors.append(AppError(*args)),
             on_reject=lambda *args: self.rejects.append(Reject(*args)),
             access=lambda *args: self.accesses.append(Access(*args)),
-            **{"state": None, **self._settings},
+            **{"state": None, **request_limits(Config("none:none")), **self._settings},
         )
         return await self.loop.create_server(self.factory, sock=self._sock)
 

@@ -12,6 +12,8 @@ import socket
 from typing import Any
 
 from shardserve._native import Connection, ProtocolFactory
+from shardserve.config.model import Config
+from shardserve.worker.limits import request_limits
 
 
 def get(path: str = "/", method: str = "GET") -> bytes:
@@ -113,6 +115,7 @@ class Driver:
             "state": None,
             "on_app_error": lambda *args: self.errors.append(args),
             "on_reject": lambda *args: self.rejects.append(args),
+            **request_limits(Config("none:none")),  # the defaults that users get
         }
         self.factory = ProtocolFactory(app, **(settings | options))
 

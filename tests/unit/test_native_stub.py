@@ -79,13 +79,27 @@ def arguments() -> dict[str, Any]:
         "headers": [(b"a", b"b")],
         "server_header": False,
         "date_header": False,
-        "keep_alive_ms": 1000,
         "on_app_error": print,
         "on_reject": print,
         "access": print,
-        "limit_concurrency": 100,
         "max_fd": 1000,
         "on_crowded": print,
+        "underscore_headers": "drop",
+        "limit_request_line": 1000,
+        "limit_request_head": 1000,
+        "limit_request_field_size": 1000,
+        "limit_request_fields": 10,
+        "limit_request_body": 1000,
+        "limit_pipelined": 1000,
+        "limit_keep_alive_requests": 10,
+        "limit_connections": 10,
+        "limit_concurrency": 100,
+        "first_byte_ms": 1000,
+        "keep_alive_ms": 1000,
+        "head_ms": 1000,
+        "body_window_ms": 1000,
+        "body_min_rate": 1000,
+        "write_stall_ms": 1000,
     }
 
 
@@ -117,6 +131,9 @@ async def test_a_required_parameter_is_required(name: str) -> None:
     ("name", "value"),
     [
         ("context", 5),
+        ("head_ms", "long"),
+        ("limit_request_body", 1 << 70),
+        ("underscore_headers", "keep"),
         ("state", []),
         ("scheme", b"http"),
         ("root_path", None),
@@ -130,7 +147,7 @@ async def test_a_required_parameter_is_required(name: str) -> None:
     ],
 )
 async def test_a_wrong_argument_is_refused(name: str, value: Any) -> None:
-    with pytest.raises((TypeError, OverflowError)):
+    with pytest.raises((TypeError, OverflowError, ValueError)):
         _native.ProtocolFactory(print, **(arguments() | {name: value}))
 
 

@@ -89,6 +89,20 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     worker_lifetime_jitter = 5.5
     worker_max_rss = 300
     limit_concurrency = 9
+    limit_connections = 11
+    limit_keep_alive_requests = 12
+    limit_request_line = "4K"
+    limit_request_fields = 13
+    limit_request_field_size = "8 KiB"
+    limit_request_head = 32768
+    limit_request_body = "2GiB"
+    limit_pipelined = "128k"
+    underscore_headers = "drop"
+    timeout_first_byte = 7
+    timeout_request_head = 8
+    min_request_body_rate = 1000
+    timeout_request_body_grace = 9.5
+    timeout_write_stall = 0
     timeout_keep_alive = 1
     timeout_graceful_shutdown = 2.5
     timeout_drain_idle = 3
@@ -112,12 +126,46 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
         host="::1", port=1, uds="/u", uds_permissions=0o600, fd=3, backlog=7, workers=4, affinity=False,
         balance="random", preload=True, reload_parallel=2, limit_max_requests=100,
         limit_max_requests_jitter=10, worker_lifetime_s=60, worker_lifetime_jitter_s=5.5,
-        worker_max_rss_mib=300, limit_concurrency=9, timeout_keep_alive_s=1,
+        worker_max_rss_mib=300, limit_concurrency=9, limit_connections=11,
+        limit_keep_alive_requests=12, limit_request_line_bytes=4096, limit_request_fields=13,
+        limit_request_field_size_bytes=8192, limit_request_head_bytes=32768,
+        limit_request_body_bytes=2**31, limit_pipelined_bytes=2**17, underscore_headers="drop",
+        timeout_first_byte_s=7, timeout_request_head_s=8, min_request_body_rate_bytes_per_s=1000,
+        timeout_request_body_grace_s=9.5, timeout_write_stall_s=0, timeout_keep_alive_s=1,
         timeout_graceful_shutdown_s=2.5, timeout_drain_idle_s=3, timeout_drain_streams_s=4,
         timeout_worker_startup_s=5, timeout_worker_healthcheck_s=6, loop_lag_warn_s=0,
         control_socket="off", pid="/p", log_level="error", access_log=False, use_colors=True,
         server_header=False, date_header=False, headers=(("A", "b"),),
     )  # fmt: skip
+
+
+def test_a_size_by_every_way(tmp_path: Path) -> None:
+    file = "limit-request-line = '1K'\nlimit-request-body = 5\nlimit-request-head = '8MiB'"
+    env = {"SHARDSERVE_LIMIT_REQUEST_BODY": "6M", "SHARDSERVE_LIMIT_PIPELINED": "1MiB"}
+    config, sources = load(tmp_path, file, env, limit_request_head_bytes="2M")
+    assert config.limit_request_line_bytes == 1024
+    assert config.limit_request_body_bytes == 6 * 2**20
+    assert config.limit_pipelined_bytes == 2**20
+    assert config.limit_request_head_bytes == 2**21
+    assert sources["limit_request_head_bytes"] == "flag --limit-request-head"
+    assert sources["limit_request_body_bytes"] == "env SHARDSERVE_LIMIT_REQUEST_BODY"
+
+
+def test_a_wrong_size_says_what_to_write(tmp_path: Path) -> None:
+    env = {"SHARDSERVE_LIMIT_REQUEST_LINE": "8 kilobytes"}
+    found = mistakes(tmp_path, "limit-request-body = '1GB'\n", env, limit_pipelined_bytes="1")
+    assert found == [
+        'shardserve.toml:1: limit_request_body: "1GB" is ambiguous; write 1GiB, which is 1073741824 bytes',
+        'env SHARDSERVE_LIMIT_REQUEST_LINE: limit_request_line: "8 kilobytes" is not a size such as 65536, '
+        "64K or 1GiB, from 256 bytes to 16 MiB",
+        'flag --limit-pipelined: limit_pipelined: "1" is not a size such as 65536, 64K or 1GiB, from 1 KiB '
+        "to 1 GiB",
+    ]
+
+
+def test_limits_by_keyword() -> None:
+    config = from_keywords("a:b", {"limit_request_body": "1M", "limit_request_line_bytes": 300}, {})
+    assert (config.limit_request_body_bytes, config.limit_request_line_bytes) == (2**20, 300)
 
 
 def test_environment_lists(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from shardserve.config.model import (
     nearest,
     to_json,
 )
+from shardserve.config.values import Size
 from shardserve.errors import ConfigError
 
 # A value of every setting that is not its default.
@@ -49,6 +50,20 @@ OTHER: dict[str, Any] = {
     "worker_lifetime_jitter_s": 60.0,
     "worker_max_rss_mib": 512,
     "limit_concurrency": 50,
+    "limit_connections": 10_000,
+    "limit_keep_alive_requests": 1000,
+    "limit_request_line_bytes": 256,
+    "limit_request_fields": 1,
+    "limit_request_field_size_bytes": 8190,
+    "limit_request_head_bytes": 2**24,
+    "limit_request_body_bytes": 0,
+    "limit_pipelined_bytes": 2**20,
+    "underscore_headers": "reject",
+    "timeout_first_byte_s": 5.0,
+    "timeout_request_head_s": 0.0,
+    "min_request_body_rate_bytes_per_s": 0,
+    "timeout_request_body_grace_s": 2.5,
+    "timeout_write_stall_s": 604800.0,
     "timeout_keep_alive_s": 0.1,
     "timeout_graceful_shutdown_s": 604800.0,
     "timeout_drain_idle_s": 0.0,
@@ -83,7 +98,11 @@ class TestEverySetting:
             assert type(checked) is type(one.default)
 
     def test_unit_is_in_the_attribute_only(self, one: Setting) -> None:
-        assert one.attribute == (f"{one.name}_{one.unit}" if one.unit else one.name)
+        assert one.attribute == (f"{one.name}_{one.suffix}" if one.suffix else one.name)
+        assert not one.unit or one.suffix == one.unit.replace("/", "_per_")
+
+    def test_a_size_is_in_bytes_and_nothing_else_is(self, one: Setting) -> None:
+        assert isinstance(one.kind, Size) == (one.suffix == "bytes")
 
     def test_optional_is_what_the_annotation_says(self, one: Setting) -> None:
         hint = get_type_hints(Config)[one.attribute]
@@ -139,6 +158,50 @@ def test_the_constructor_normalises() -> None:
     assert Config(**settings) == Config(headers=(("A", "b"),), timeout_keep_alive_s=5.0, log_level="info")
 
 
+def test_a_size_may_be_text_also_in_python() -> None:
+    settings: dict[str, Any] = {"limit_request_body_bytes": "2G", "limit_request_line_bytes": "16KiB"}
+    assert Config(**settings) == Config(limit_request_body_bytes=2**31, limit_request_line_bytes=16384)
+
+
+def test_limits_never_contradict_each_other() -> None:
+    """The smaller of two decides: nobody has to raise two settings in the right order."""
+    Config(limit_request_field_size_bytes="1M", limit_request_head_bytes="256", limit_request_line_bytes="1M")
+    Config(min_request_body_rate_bytes_per_s=0, timeout_request_body_grace_s=10)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("limit_request_line_bytes", 255),
+        ("limit_request_line_bytes", 2**24 + 1),
+        ("limit_request_field_size_bytes", 255),
+        ("limit_request_field_size_bytes", 2**24 + 1),
+        ("limit_request_head_bytes", 255),
+        ("limit_request_head_bytes", 2**24 + 1),
+        ("limit_request_fields", 0),
+        ("limit_request_fields", 100_001),
+        ("limit_request_body_bytes", -1),
+        ("limit_request_body_bytes", 2**50 + 1),
+        ("limit_pipelined_bytes", 1023),
+        ("limit_pipelined_bytes", 2**30 + 1),
+        ("limit_connections", 0),
+        ("limit_connections", 2**31),
+        ("limit_keep_alive_requests", 0),
+        ("limit_keep_alive_requests", 2**31),
+        ("underscore_headers", "maybe"),
+        ("min_request_body_rate_bytes_per_s", -1),
+        ("min_request_body_rate_bytes_per_s", 10**9 + 1),
+        ("timeout_first_byte_s", -0.1),
+        ("timeout_request_head_s", 604801),
+        ("timeout_request_body_grace_s", -1),
+        ("timeout_write_stall_s", float("nan")),
+    ],
+)
+def test_a_limit_has_bounds(setting: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=BY_ATTRIBUTE[setting].name):
+        Config(**{setting: value})
+
+
 def test_config_is_frozen_and_hashable() -> None:
     config = Config(bind=(":80",))
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -185,6 +248,10 @@ def test_uvicorn_names() -> None:
         "APP", "uds-permissions", "bind", "affinity", "balance", "preload", "reload-parallel",
         "worker-lifetime", "worker-lifetime-jitter", "worker-max-rss", "timeout-drain-idle",
         "timeout-drain-streams", "timeout-worker-startup", "loop-lag-warn", "control-socket", "pid",
+        "limit-connections", "limit-keep-alive-requests", "limit-request-line", "limit-request-fields",
+        "limit-request-field-size", "limit-request-head", "limit-request-body", "limit-pipelined",
+        "underscore-headers", "timeout-first-byte", "timeout-request-head", "min-request-body-rate",
+        "timeout-request-body-grace", "timeout-write-stall",
     }  # fmt: skip
     assert {one.flag.removeprefix("--") for one in SETTINGS} == uvicorn | own
 

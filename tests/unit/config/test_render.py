@@ -55,4 +55,35 @@ def test_show_has_value_unit_and_origin(tmp_path: Path) -> None:
     assert cells["timeout-keep-alive"] == ["timeout-keep-alive", "1.5 s", "env SHARDSERVE_TIMEOUT_KEEP_ALIVE"]
     assert cells["headers"] == ["headers", "A: b", "flag --header"]
     assert cells["workers"] == ["workers", "one per usable core", "default"]
+    assert cells["limit-request-line"] == ["limit-request-line", "8 KiB", "default"]
+    assert cells["limit-connections"] == ["limit-connections", "no limit", "default"]
+    assert cells["min-request-body-rate"] == ["min-request-body-rate", "240 bytes/s", "default"]
     assert cells["uds-permissions"] == ["uds-permissions", "666", "default"]
+
+
+def rows_of_limits() -> list[list[str]]:
+    """The two tables of docs/operations.md as cells, without their heads."""
+    text = (render.REFERENCE_PATH.parents[1] / "operations.md").read_text()
+    section = text.split("## Limits and slow clients\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 10
+    return rows
+
+
+def test_operations_has_every_limit_and_its_default() -> None:
+    """Not generated, because it says more than the reference; so it is compared."""
+    rows = {row[0].split("`")[1]: row[1] for row in rows_of_limits()}
+    for one in SETTINGS:
+        if one.group == "Limits":
+            assert one.flag in rows
+        if one.flag in rows:
+            default = "none" if one.default is None else f"{one.to_text(one.default)} {one.unit}".rstrip()
+            assert rows.pop(one.flag) == default
+    assert rows == {}
+
+
+def test_operations_has_the_reasons_that_are_logged() -> None:
+    native = Path(__file__).parents[3] / "native"
+    code = "".join(path.read_text() for path in native.glob("*.c"))
+    for row in rows_of_limits():
+        assert row[-1] == "nothing" or f'"{row[-1]}"' in code, row[-1]

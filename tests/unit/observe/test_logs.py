@@ -65,6 +65,23 @@ def test_levels_including_trace(out):
     assert logs.level_number(30) == 30
 
 
+def test_no_message_gets_out_raw(out):
+    """Even if whoever logged it forgot what was in it."""
+    logs.configure(Settings(), stream=out)
+    logging.getLogger("shardserve.worker").info("a %s", "\x1b[31m\r\x9b\u2028\u202e")
+    assert out.getvalue() == "INFO:     a \\x1b[31m\\x0d\\x9b\\u2028\\u202e\n"
+
+
+def test_neither_does_an_exception(out):
+    logs.configure(Settings(), stream=out)
+    try:
+        raise ValueError("x\nINFO:     forged\x1b")
+    except ValueError:
+        logging.getLogger("shardserve.worker").exception("Failed")
+    assert out.getvalue().startswith("ERROR:    Failed\nTraceback (most recent call last):\n")
+    assert out.getvalue().endswith("\nValueError: x\n    INFO:     forged\\x1b\n")
+
+
 def test_configuring_twice_does_not_double_the_lines(out):
     logs.configure(Settings(), stream=out)
     logs.configure(Settings(), stream=out)
@@ -229,6 +246,75 @@ def test_rejects_held_back_are_told_even_if_none_follows(out):
     reject.close()
     reject.close()
     assert out.getvalue().splitlines()[2:] == ["WARNING:  Rejected 3 more requests"]
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [
+        (408, "408 Request Timeout"),
+        (413, "413 Content Too Large"),  # also where Python calls it Request Entity Too Large
+        (414, "414 URI Too Long"),
+        (417, "417 Expectation Failed"),
+        (505, "505 HTTP Version Not Supported"),
+        (599, "599"),
+    ],
+)
+def test_a_rejection_has_the_phrase_that_the_client_got(out, status, shown):
+    logs.configure(Settings(), stream=out)
+    logs.RejectReporter()(status, "why", None)
+    assert out.getvalue() == f"WARNING:  Rejected a request from a local client: {shown}: why\n"
+
+
+def test_a_connection_closed_without_an_answer_says_so(out):
+    logs.configure(Settings(), stream=out)
+    logs.RejectReporter()(0, "slow\x1b[2J\nclient", ("10.0.0.1", 5))
+    logs.RejectReporter()(0, "slow client", None)
+    assert out.getvalue().splitlines() == [
+        "WARNING:  Closed the connection of 10.0.0.1:5 without an answer: slow\\x1b[2J\\x0aclient",
+        "WARNING:  Closed the connection of a local client without an answer: slow client",
+    ]
+
+
+def test_one_line_a_second_over_all_kinds(out):
+    logs.configure(Settings(), stream=out)
+    now = 100.0
+    reject = logs.RejectReporter(clock=lambda: now)
+    for status in (408, 0, 0, 400, 503):
+        reject(status, "why", None)
+    now += 1
+    reject(0, "why", None)
+    assert out.getvalue().splitlines() == [
+        "WARNING:  Rejected a request from a local client: 408 Request Timeout: why",
+        "WARNING:  Closed the connection of a local client without an answer: why"
+        " (4 more since the last such line)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("held_back", "told"),
+    [
+        ((400,), "Rejected 1 more request"),
+        ((0,), "Closed 1 more connection without an answer"),
+        ((0, 0), "Closed 2 more connections without an answer"),
+        ((0, 413, 0, 400, 431), "Rejected 3 more requests, closed 2 more connections without an answer"),
+    ],
+)
+def test_what_is_held_back_is_counted_by_its_kind(out, held_back, told):
+    logs.configure(Settings(), stream=out)
+    now = 100.0
+    reject = logs.RejectReporter(clock=lambda: now)
+    for status in (414, *held_back):
+        reject(status, "why", None)
+    now += 0.9
+    reject.flush()
+    assert len(out.getvalue().splitlines()) == 1
+    now += 0.2
+    reject.flush()
+    reject.flush()
+    assert out.getvalue().splitlines()[1:] == [f"WARNING:  {told}"]
+    reject(400, "why", None)  # what was just told counts as a line
+    reject.close()
+    assert out.getvalue().splitlines()[2:] == ["WARNING:  Rejected 1 more request"]
 
 
 def test_flush_survives_a_stream_that_is_gone():

@@ -17,10 +17,9 @@ import uvloop
 
 from shardserve import control
 from shardserve.asgi.lifespan import Lifespan
-from shardserve.errors import ClientDisconnected
 from shardserve.stats import Page, Stage
 from shardserve.worker import server as module
-from shardserve.worker.server import EXIT_DRAINED, EXIT_FAILED, Phase, report_loop_error
+from shardserve.worker.server import EXIT_DRAINED, EXIT_FAILED, Phase
 from tests.unit.worker.fake_factory import WAIT_S, Caller, LifespanApp, Rig, tcp_listener, until
 
 DRAIN = control.Drain(grace_s=0.0, deadline_s=WAIT_S)
@@ -520,23 +519,6 @@ def test_a_message_for_the_other_side_is_logged_and_ignored(lines):
 
     run(scenario)
     assert "Ignored READY" in lines()
-
-
-# Errors nobody awaited
-
-
-@pytest.mark.parametrize(
-    ("context", "text"),
-    [
-        ({"message": "Something"}, "Something"),
-        ({"message": "Task failed", "exception": KeyError("x")}, "KeyError: 'x'"),
-        ({}, "Unhandled error in the event loop"),
-        ({"message": "Task failed", "exception": ClientDisconnected()}, "the client disconnected"),
-    ],
-)
-def test_loop_errors_are_logged_in_our_shape(lines, context, text):
-    report_loop_error(asyncio.new_event_loop(), context)
-    assert text in lines()
 
 
 def test_the_lifespan_is_not_shut_down_when_it_never_came_up():

@@ -1,0 +1,62 @@
+/* The limits, from keyword arguments. See limit.h. */
+#include "limit.h"
+
+/* Centuries, and the square root of what a clock can hold: nothing computed from a time overflows. */
+#define LONGEST_MS (1ll << 43)
+
+typedef enum { AT_MOST, MILLISECONDS, RATE } Kind;
+
+static const struct {
+    const char *name;
+    size_t offset;
+    Kind kind;
+    int64_t otherwise; /* when it is not given */
+} LIMITS[] = {
+    {"limit_request_line", offsetof(Limits, request_line), AT_MOST, 0},
+    {"limit_request_head", offsetof(Limits, request_head), AT_MOST, 0},
+    {"limit_request_field_size", offsetof(Limits, request_field_size), AT_MOST, 0},
+    {"limit_request_fields", offsetof(Limits, request_fields), AT_MOST, 0},
+    {"limit_request_body", offsetof(Limits, request_body), AT_MOST, 0},
+    {"limit_pipelined", offsetof(Limits, pipelined), AT_MOST, 0},
+    {"limit_keep_alive_requests", offsetof(Limits, keep_alive_requests), AT_MOST, 0},
+    {"limit_connections", offsetof(Limits, connections), AT_MOST, 0},
+    {"limit_concurrency", offsetof(Limits, concurrency), AT_MOST, 0},
+    {"first_byte_ms", offsetof(Limits, first_byte_ms), MILLISECONDS, 0},
+    {"head_ms", offsetof(Limits, head_ms), MILLISECONDS, 0},
+    {"body_window_ms", offsetof(Limits, body_window_ms), MILLISECONDS, 0},
+    {"body_min_rate", offsetof(Limits, body_min_rate), RATE, 0},
+    {"write_stall_ms", offsetof(Limits, write_stall_ms), MILLISECONDS, 0},
+    {"keep_alive_ms", offsetof(Limits, keep_alive_ms), MILLISECONDS, 75000},
+};
+
+static int64_t
+normalised(Kind kind, long long value)
+{
+    if (kind == AT_MOST)
+        return value > 0 ? value : INT64_MAX;
+    if (value < 0)
+        return 0;
+    int64_t most = kind == RATE ? INT32_MAX : LONGEST_MS;
+    return value > most ? most : value;
+}
+
+int
+limits_take(Limits *limits, PyObject *kwargs)
+{
+    for (size_t i = 0; i < sizeof(LIMITS) / sizeof(LIMITS[0]); i++) {
+        long long value = LIMITS[i].otherwise;
+        PyObject *name = PyUnicode_FromString(LIMITS[i].name);
+        PyObject *given = name == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(kwargs, name));
+        if (given != NULL) {
+            value = PyLong_AsLongLong(given);
+            if (!PyErr_Occurred())
+                (void)PyDict_DelItem(kwargs, name);
+        }
+        Py_XDECREF(given);
+        Py_XDECREF(name);
+        if (PyErr_Occurred())
+            return -1;
+        *(int64_t *)((char *)limits + LIMITS[i].offset) = normalised(LIMITS[i].kind, value);
+    }
+    return 0;
+}

@@ -1,0 +1,31 @@
+/* What a client may take: sizes, counts and times, as ProtocolFactory is given them (shardserve/_native.pyi). */
+#ifndef SHARDSERVE_LIMIT_H
+#define SHARDSERVE_LIMIT_H
+
+#include "native.h"
+
+typedef struct {
+    /* Sizes and counts: the most that is allowed. INT64_MAX: any. */
+    int64_t request_line;       /* bytes, without CRLF */
+    int64_t request_head;       /* bytes of all fields, with the empty line */
+    int64_t request_field_size; /* bytes of one field, with ": " and CRLF */
+    int64_t request_fields;
+    int64_t request_body;       /* bytes */
+    int64_t pipelined;          /* bytes held behind the request that is being answered */
+    int64_t keep_alive_requests;
+    int64_t connections;
+    int64_t concurrency;        /* requests in flight */
+    /* Times, and what must come in them. 0: never asked. */
+    int64_t first_byte_ms;
+    int64_t head_ms;
+    int64_t body_window_ms;
+    int64_t body_min_rate;      /* bytes a second */
+    int64_t write_stall_ms;
+    int64_t keep_alive_ms;      /* 0 is no time at all */
+} Limits;
+
+/* Fills *limits from the arguments that it knows, and removes those from `kwargs` (a dict of the caller's own). 0, or -1
+ * with an exception. May run Python. */
+int limits_take(Limits *limits, PyObject *kwargs);
+
+#endif

@@ -1,0 +1,96 @@
+"""Plays inputs: once; or twice, to see that the answers do not depend on how the bytes were cut, or that apps
+saw what was sent whatever else happened.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fuzz_apps import Call
+from fuzz_input import Play, Stage
+from fuzz_responses import Reject, must
+from fuzz_script import (
+    BELOW,
+    CONTROL_BYTES,
+    PROFILE,
+    PROFILES,
+    STEPS,
+    WHOLE,
+    client_bytes,
+    is_checked,
+    is_comparison,
+    owns_stage,
+)
+
+
+class Theatre:
+    """Plays inputs. ``trace(*words)`` hears of everything."""
+
+    def __init__(self, native: Any, world: Any, trace: Callable[..., None] | None = None) -> None:
+        self.native, self.world = native, world
+        self.trace = trace or (lambda *_: None)
+        self.stages: dict[int, Stage] = {}
+        self.unraisable: list[Any] = []
+        sys.unraisablehook = self.note_unraisable
+
+    def note_unraisable(self, unraisable: Any) -> None:
+        # As text: nothing of it is kept alive.
+        self.unraisable.append((repr(unraisable.object), repr(unraisable.exc_value)))
+
+    def stage(self, control: bytes) -> Stage:
+        number = control[PROFILE] % len(PROFILES)
+        if owns_stage(control):
+            return Stage(self.native, self.world, PROFILES[number])
+        stage = self.stages.get(number)
+        if stage is None or stage.left == 0:
+            if stage is not None:
+                stage.close()
+            stage = self.stages[number] = Stage(self.native, self.world, PROFILES[number])
+        stage.left -= 1
+        return stage
+
+    def __call__(self, data: bytes) -> None:
+        control, raw = data[:CONTROL_BYTES].ljust(CONTROL_BYTES, b"\0"), client_bytes(data)
+        stage = self.stage(control)
+        if is_comparison(control):
+            self.compare(stage, control, raw)
+        else:
+            play = Play(stage, control, raw, self.trace)
+            play.play()
+            play.end()
+            heads = [event.head() for event in play.wire.events if isinstance(event, Call)]
+            play.forget()
+            if owns_stage(control):
+                stage.close()
+            if is_checked(control):
+                self.check_heads(heads, control, raw)
+        must(not self.unraisable, "unraisable", self.unraisable)
+
+    def check_heads(self, heads: list[Any], control: bytes, raw: bytes) -> None:
+        """Whatever happened to the connection, its apps saw no other requests, and in no other order."""
+        self.trace("-- the same bytes, and nothing else")
+        quiet = bytes([*control[:BELOW], 0, *control[BELOW + 1 :]])
+        play = Play(self.stage(quiet), quiet, raw, self.trace)
+        play.play_plain(WHOLE)
+        wanted = [event.head() for event in play.wire.events if isinstance(event, Call)]
+        refused = any(isinstance(event, Reject) for event in play.wire.events)
+        play.end()
+        play.forget()
+        # Of one whose body is refused, an app may have seen the head.
+        places = iter(wanted)
+        missing = [number for number, head in enumerate(heads) if head not in places]
+        must(not missing or (refused and missing == [len(heads) - 1]), "requests nobody sent", heads, wanted)
+
+    def compare(self, stage: Stage, control: bytes, raw: bytes) -> None:
+        """Answers never depend on how the bytes were cut."""
+        outcomes = []
+        for lengths in (control[STEPS], WHOLE):
+            self.trace("-- cut by", list(lengths))
+            play = Play(stage, control, raw, self.trace)
+            play.play_plain(lengths)
+            outcomes.append(play.outcome())
+            play.end()
+            play.forget()
+        must(outcomes[0] == outcomes[1], "cut, and whole", *outcomes)

@@ -1,0 +1,62 @@
+"""What the settings say of requests and connections, as the native side is told it.
+
+Rules of this file: nothing is decided here, and no value is written here: what a setting may be and
+what it is by default is ``config/model.py``. ``RequestLimits`` are keyword arguments of
+``_native.ProtocolFactory``: whole numbers, of milliseconds and bytes, where 0 is no limit. A limit
+reaches the native side through this file only, in a worker as in a test.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from ..config.model import Config
+
+
+class RequestLimits(TypedDict):
+    """The arguments as ``_native.pyi`` has them."""
+
+    first_byte_ms: int
+    head_ms: int
+    body_window_ms: int
+    body_min_rate: int
+    write_stall_ms: int
+    keep_alive_ms: int
+    limit_request_line: int
+    limit_request_head: int
+    limit_request_field_size: int
+    limit_request_fields: int
+    limit_request_body: int
+    limit_pipelined: int
+    limit_keep_alive_requests: int
+    limit_connections: int
+    limit_concurrency: int
+    underscore_headers: str
+
+
+def request_limits(config: Config) -> RequestLimits:
+    """The limits and deadlines of ``config``, for ``ProtocolFactory(**request_limits(config))``."""
+    return {
+        "first_byte_ms": _deadline_ms(config.timeout_first_byte_s),
+        "head_ms": _deadline_ms(config.timeout_request_head_s),
+        "body_window_ms": _deadline_ms(config.timeout_request_body_grace_s),
+        "body_min_rate": config.min_request_body_rate_bytes_per_s,
+        "write_stall_ms": _deadline_ms(config.timeout_write_stall_s),
+        # Not like the others: 0 closes an idle connection at once.
+        "keep_alive_ms": round(config.timeout_keep_alive_s * 1000),
+        "limit_request_line": config.limit_request_line_bytes,
+        "limit_request_head": config.limit_request_head_bytes,
+        "limit_request_field_size": config.limit_request_field_size_bytes,
+        "limit_request_fields": config.limit_request_fields,
+        "limit_request_body": config.limit_request_body_bytes,
+        "limit_pipelined": config.limit_pipelined_bytes,
+        "limit_keep_alive_requests": config.limit_keep_alive_requests or 0,
+        "limit_connections": config.limit_connections or 0,
+        "limit_concurrency": config.limit_concurrency or 0,
+        "underscore_headers": config.underscore_headers,
+    }
+
+
+def _deadline_ms(seconds: float) -> int:
+    """A deadline that is set is at least 1 ms: rounded to 0 it would be none."""
+    return max(1, round(seconds * 1000)) if seconds > 0 else 0
