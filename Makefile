@@ -12,7 +12,7 @@ IN_PROCESS := tests/unit tests/native tests/conformance
 WITH_SERVERS := tests/e2e tests/faults tests/budget tests/leaks
 NATIVE := $(wildcard native/*.c native/*.h)
 
-.PHONY: help run test build lint format unit native-tests sanitize pythons install-check tools generated \
+.PHONY: help run test build lint format unit native-tests fuzz-smoke sanitize pythons install-check tools generated \
         bench leaks fuzz clean
 
 help:
@@ -32,7 +32,7 @@ run: $(VENV)/run.stamp
 test: tools build lint
 	$(PYTEST) -q -n auto $(IN_PROCESS)
 	$(PYTEST) -q $(WITH_SERVERS)
-	$(MAKE) --no-print-directory native-tests sanitize pythons install-check
+	$(MAKE) --no-print-directory native-tests fuzz-smoke sanitize pythons install-check
 
 # ---- set-up ----
 
@@ -77,6 +77,9 @@ unit: build
 native-tests:
 	$(MAKE) -C native/tests test
 
+fuzz-smoke: build
+	$(MAKE) -C native/tests fuzz-smoke PYTHON=$(CURDIR)/$(BIN)/python
+
 sanitize: build
 	PYTHON=$(CURDIR)/$(BIN)/python bash native/tests/sanitize.sh
 
@@ -95,8 +98,10 @@ bench: build
 leaks: build
 	SHARDSERVE_LEAK_REQUESTS=200000 $(PYTEST) -q tests/leaks
 
-fuzz:
-	$(MAKE) -C native/tests fuzz
+# A million mutated requests take about 17 minutes of it.
+fuzz: build
+	$(MAKE) -C native/tests fuzz PYTHON=$(CURDIR)/$(BIN)/python
+	SHARDSERVE_MUTATIONS=1000000 SHARDSERVE_MUTATIONS_SEED=$$(date +%s) $(PYTEST) -q tests/conformance/test_mutations.py
 
 clean:
 	rm -rf $(VENV) .venv-* build .build *.egg-info shardserve/*.so

@@ -139,6 +139,36 @@ end_body_window(Connection *connection)
         reject_late(connection, "the request body came more slowly than min-request-body-rate");
 }
 
+/* What the transport holds of our output, or -1: it does not say. May run Python. */
+static int64_t
+held_bytes(const Connection *connection)
+{
+    const State *state = connection->factory->state;
+    PyObject *transport = Py_XNewRef(connection->transport);
+    PyObject *size = transport == NULL ? NULL : call_method0(transport, state->names.get_write_buffer_size);
+    int64_t held = size == NULL ? -1 : PyLong_AsLongLong(size);
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(transport);
+    Py_XDECREF(size);
+    Py_XDECREF(transport);
+    return held;
+}
+
+/* A connection that is idle, or lingers: its response may still be on its way. May run Python. */
+static void
+end_rest(Connection *connection, Deadline kind)
+{
+    bool answering = connection->handed_off && held_bytes(connection) > 0;
+    if (connection->deadline != kind)
+        return;
+    if (answering || connection->unparsed != NULL)
+        deadline_start(connection, kind);
+    else if (kind == DEADLINE_LINGER)
+        connection_abort(connection);
+    else
+        connection_close(connection);
+}
+
 /* The time of a connection is over. May run Python. */
 static void
 end_waiting(Connection *connection)
@@ -153,17 +183,7 @@ end_waiting(Connection *connection)
         reject_late(connection, "the request head was not complete within timeout-request-head");
         break;
     case DEADLINE_BODY: end_body_window(connection); break;
-    case DEADLINE_LINGER:
-        if (list_empty(&connection->stall_timer))
-            connection_abort(connection);
-        else
-            deadline_start(connection, kind); /* our response is still on its way */
-        break;
-    default:
-        if (connection->unparsed == NULL)
-            connection_close(connection);
-        else
-            deadline_start(connection, kind); /* its next request waits until our output is gone */
+    default: end_rest(connection, kind); break;
     }
 }
 
@@ -171,15 +191,8 @@ end_waiting(Connection *connection)
 static bool
 is_stalled(Connection *connection, int64_t now_ms)
 {
-    const State *state = connection->factory->state;
     int64_t limit_ms = connection->factory->limits.write_stall_ms;
-    PyObject *transport = Py_XNewRef(connection->transport);
-    PyObject *size = transport == NULL ? NULL : call_method0(transport, state->names.get_write_buffer_size);
-    int64_t waiting = size == NULL ? -1 : PyLong_AsLongLong(size);
-    if (PyErr_Occurred())
-        PyErr_WriteUnraisable(transport);
-    Py_XDECREF(size);
-    Py_XDECREF(transport);
+    int64_t waiting = held_bytes(connection);
     int64_t taken = (int64_t)connection->handed_bytes - waiting - queued_bytes(connection);
     if (waiting < 0 || taken > connection->taken_bytes) {
         connection->taken_bytes = taken;

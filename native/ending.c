@@ -141,10 +141,10 @@ connection_eof_received(PyObject *self, PyObject *unused)
     if (connection->lingering || connection->closing)
         Py_RETURN_FALSE;
     Py_INCREF(connection);
-    if (connection->unparsed != NULL || connection->feeding)
-        tell_input_closed(connection); /* the rest is still to be parsed: connection_resume() */
-    else
+    if (connection->unparsed == NULL && !connection->feeding)
         connection_input_over(connection);
+    else if (connection->receiving == NULL)
+        tell_input_closed(connection); /* the rest is still to be parsed: connection_resume() */
     bool keep_open = connection->current != NULL || connection->unparsed != NULL || connection->feeding;
     if (!keep_open && !connection->closing) {
         connection->closing = true;

@@ -167,7 +167,9 @@ take_line(Connection *connection, PyObject *data, const char *text, const char *
         return 2; /* RFC 9112 §2.2: an empty line before a request */
     }
     else if (newline == text || newline[-1] != '\r') {
-        status = 400;
+        status = line_may_begin(text, (size_t)(newline - text)); /* as if the LF had not come yet */
+        if (status == 0)
+            status = 400;
     }
     else {
         status = line_check(text, (size_t)(newline - text) - 1, &connection->line);

@@ -199,6 +199,13 @@ connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
             connection->keep = false;
         }
     }
+    if (UNLIKELY(connection->partial_line != NULL && connection->unparsed != NULL)) {
+        /* An app called data_received(): what it brought goes on with the line. */
+        PyObject *partial = connection->partial_line;
+        connection->partial_line = NULL;
+        hold_back(connection, partial, 0);
+        Py_DECREF(partial);
+    }
     connection_adjust_reading(connection);
 }
 
@@ -305,6 +312,10 @@ connection_resume(PyObject *self, PyObject *unused)
         connection_input_over(connection);
         if (connection->current == NULL)
             connection->close_after = true;
+    }
+    else if (connection->input_ended && connection->current != NULL && connection->receiving == NULL &&
+             !connection->closing) {
+        cycle_input_closed(connection->current); /* it came behind others: nobody has told it yet */
     }
     http1_uncork(connection);
     connection_adjust_reading(connection);

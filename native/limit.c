@@ -1,8 +1,8 @@
 /* The limits, from keyword arguments. See limit.h. */
 #include "limit.h"
 
-/* Centuries, and the square root of what a clock can hold: nothing computed from a time overflows. */
-#define LONGEST_MS (1ll << 43)
+/* 24 days: a time multiplied by a rate, and one added to a clock, cannot overflow. */
+#define LONGEST_MS INT32_MAX
 
 typedef enum { AT_MOST, MILLISECONDS, RATE } Kind;
 

@@ -203,7 +203,7 @@ DRIPS = {
 
 
 @pytest.mark.parametrize("name", DRIPS)
-@pytest.mark.parametrize("before", [b"", get()])
+@pytest.mark.parametrize("before", [b"", get()], ids=["first", "second"])
 def test_a_head_that_drips(serve_ticking, name, before):
     """Its time is absolute: no byte renews it."""
     server = serve_ticking(ok, head_ms=SHORT_MS, first_byte_ms=LONG_MS, keep_alive_ms=LONG_MS)

@@ -361,6 +361,8 @@ def rules(request: Seen) -> set[int]:
         or any(host and not is_authority(host) for host in hosts)
     ):
         broken.add(400)
+    if any(length.isdigit() and int(length) > LARGEST_BODY for length in request.all(b"content-length")):
+        broken.add(413)
     if any(value.lower() != b"100-continue" for value in request.all(b"expect")):
         broken.add(417)
     if any(name in NO_TRAILERS for name, _ in request.trailers):
