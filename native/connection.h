@@ -52,7 +52,7 @@ typedef struct Connection {
     Link stall_timer;      /* Factory.stalls, while the transport may hold output */
     int64_t stall_look_ms; /* when that is looked at next */
     int64_t taken_ms;      /* when the client was last seen to take some of it */
-    uint64_t handed_bytes; /* given to the transport since the list was entered */
+    uint64_t sent_bytes;   /* written to the socket or given to the transport, ever */
     int64_t taken_bytes;   /* of these, as far as the client has acknowledged them */
     bool rejected;         /* connection_reject() was here */
 

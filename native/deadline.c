@@ -98,13 +98,9 @@ void
 deadline_watch_output(Connection *connection)
 {
     Factory *factory = connection->factory;
-    if (factory->limits.write_stall_ms == 0)
+    if (factory->limits.write_stall_ms == 0 || !list_empty(&connection->stall_timer))
         return;
-    connection->handed_bytes += connection->out.total;
-    if (!list_empty(&connection->stall_timer))
-        return;
-    connection->handed_bytes = connection->out.total;
-    connection->taken_bytes = -queued_bytes(connection);
+    connection->taken_bytes = (int64_t)(connection->sent_bytes - connection->out.total) - queued_bytes(connection);
     connection->taken_ms = factory_now_ms();
     connection->stall_look_ms = connection->taken_ms + factory->limits.write_stall_ms / STALL_LOOKS;
     list_append(&factory->stalls, &connection->stall_timer);
@@ -193,7 +189,7 @@ is_stalled(Connection *connection, int64_t now_ms)
 {
     int64_t limit_ms = connection->factory->limits.write_stall_ms;
     int64_t waiting = held_bytes(connection);
-    int64_t taken = (int64_t)connection->handed_bytes - waiting - queued_bytes(connection);
+    int64_t taken = (int64_t)connection->sent_bytes - waiting - queued_bytes(connection);
     if (waiting < 0 || taken > connection->taken_bytes) {
         connection->taken_bytes = taken;
         connection->taken_ms = now_ms;

@@ -395,6 +395,7 @@ send_output(Connection *connection)
         writer_clear(&connection->out);
         return;
     }
+    connection->sent_bytes += connection->out.total;
     switch (by_transport ? WRITER_PARTIAL : writer_send(&connection->out, connection->fd)) {
     case WRITER_SENT: break;
     case WRITER_PARTIAL: hand_to_transport(connection); break;
