@@ -128,12 +128,15 @@ report_crowded(const Factory *factory)
     Py_DECREF(on_crowded);
 }
 
-/* There are too many already. The client hears so before it has asked. May run Python. */
+/* There are too many already. The client hears so before it has asked; while it reads that, it does not count. May run
+ * Python. */
 static void
-refuse_connection(Connection *connection)
+turn_away(Connection *connection)
 {
     if (connection->transport == NULL || connection->closing)
         return;
+    connection->turned_away = true;
+    connection->factory->turned_away_count++;
     connection->factory->refused++;
     http1_cork(connection);
     connection_reject(connection, 503, "too many connections (limit-connections)");
@@ -169,8 +172,8 @@ connection_made(PyObject *self, PyObject *transport)
     deadline_start(connection, DEADLINE_FIRST_BYTE);
     if (UNLIKELY(fd >= factory->crowded_fd))
         report_crowded(factory);
-    if (UNLIKELY(factory->connection_count > factory->limits.connections))
-        refuse_connection(connection);
+    if (UNLIKELY(factory->connection_count - factory->turned_away_count > factory->limits.connections))
+        turn_away(connection);
     connection_check(connection);
     Py_RETURN_NONE;
 }
@@ -221,11 +224,7 @@ connection_dealloc(PyObject *self)
     Connection *connection = (Connection *)self;
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    if (!list_empty(&connection->all))
-        connection->factory->connection_count--;
-    list_remove(&connection->timer);
-    list_remove(&connection->stall_timer);
-    list_remove(&connection->all);
+    connection_leave_lists(connection);
     if (connection->weak_list != NULL)
         PyObject_ClearWeakRefs(self); /* runs callbacks: nobody may find us in a list by then */
     connection_clear(self);

@@ -44,7 +44,7 @@ typedef struct Connection {
     PyObject *client;      /* (host, port) or None */
     PyObject *weak_list;
     int fd;                /* the plain socket below the transport, or -1: there is none, or no more output */
-    int queue_fd;          /* the same while the transport lives, to ask how much the kernel still holds */
+    int queue_fd;          /* the same while the transport lives: what the kernel holds is asked of it, or dropped */
     Link all;              /* Factory.connections */
     Link timer;            /* one of Factory.deadlines */
     int64_t deadline_ms;
@@ -55,6 +55,7 @@ typedef struct Connection {
     uint64_t sent_bytes;   /* written to the socket or given to the transport, ever */
     int64_t taken_bytes;   /* of these, as far as the client has acknowledged them */
     bool rejected;         /* connection_reject() was here */
+    bool turned_away;      /* limit_connections: counted in Factory.turned_away_count */
 
     /* in */
     Cycle *incoming;       /* strong: its head is being parsed */
@@ -160,8 +161,8 @@ void http1_simple_response(Connection *connection, int status, const char *reaso
 /* Answers the current request, which the app will not see. The caller holds references to both. May run Python. */
 void http1_refuse(Connection *connection, Cycle *cycle, int status);
 
-/* Ends the connection with a reset: only that tells a client of HTTP/1.0 that a body without a length is not complete.
- * May run Python. */
+/* Ends the connection with a reset: what the kernel still holds for it is dropped. And only that tells a client of HTTP/1.0
+ * that a body without a length is not complete. May run Python. */
 void http1_reset(Connection *connection);
 
 /* intake.c and ending.c, for http1.c */
@@ -221,6 +222,9 @@ void connection_drop_incoming(Connection *connection);
 
 /* asyncio.Protocol: the peer has sent its last byte. True: keep the connection, there is something to answer. */
 PyObject *connection_eof_received(PyObject *self, PyObject *unused);
+
+/* It is none of the factory's connections any more. Runs no Python. */
+void connection_leave_lists(Connection *connection);
 
 /* asyncio.Protocol: the end. */
 PyObject *connection_lost(PyObject *self, PyObject *error);

@@ -232,7 +232,7 @@ enforce_stalls(Factory *factory, int64_t now_ms)
             continue;
         if (!connection->rejected)
             connection_report(connection, 0, "it took none of its response within timeout-write-stall");
-        connection_abort(connection);
+        http1_reset(connection); /* or the kernel keeps megabytes for who does not take them */
         connection_gone(connection);
     }
     Py_DECREF(due);

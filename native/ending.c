@@ -156,6 +156,19 @@ connection_eof_received(PyObject *self, PyObject *unused)
     return PyBool_FromLong(keep_open);
 }
 
+void
+connection_leave_lists(Connection *connection)
+{
+    Factory *factory = connection->factory;
+    deadline_stop(connection);
+    list_remove(&connection->stall_timer);
+    if (list_empty(&connection->all))
+        return;
+    list_remove(&connection->all);
+    factory->connection_count--;
+    factory->turned_away_count -= connection->turned_away;
+}
+
 PyObject *
 connection_lost(PyObject *self, PyObject *error)
 {
@@ -170,10 +183,7 @@ connection_lost(PyObject *self, PyObject *error)
         Py_RETURN_NONE;
     }
     Py_INCREF(connection);
-    deadline_stop(connection);
-    list_remove(&connection->stall_timer);
-    list_remove(&connection->all);
-    factory->connection_count--;
+    connection_leave_lists(connection);
     PyObject *transport = connection->transport;
     PyObject *parser = connection->parser;
     connection_close_output(connection);

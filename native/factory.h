@@ -48,6 +48,7 @@ typedef struct Factory {
     Limits limits;
     uint8_t underscores; /* Underscores, in fields.h */
     Py_ssize_t connection_count;
+    Py_ssize_t turned_away_count; /* of these: answered 503, and not gone yet */
     Py_ssize_t in_flight_count;
     uint64_t served;
     uint64_t refused;

@@ -17,6 +17,7 @@ static const char *const COMMON_FIELDS[] = {
     "keep-alive",      "last-event-id",      "max-forwards",
     "origin",          "pragma",             "priority",
     "proxy-authorization", "range",          "referer",
+    "remote-user",     "x-remote-user",      "x-forwarded-user",
     "sec-ch-ua",       "sec-ch-ua-mobile",   "sec-ch-ua-platform",
     "sec-fetch-dest",  "sec-fetch-mode",     "sec-fetch-site",
     "sec-fetch-user",  "sec-gpc",            "sec-websocket-extensions",

@@ -233,8 +233,8 @@ void
 http1_reset(Connection *connection)
 {
     struct linger now = {.l_onoff = 1, .l_linger = 0};
-    if (connection->fd >= 0)
-        setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+    if (connection->queue_fd >= 0)
+        setsockopt(connection->queue_fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
     connection_abort(connection);
 }
 

@@ -16,6 +16,9 @@
 /* How much of an unwanted request body is read to keep the connection. */
 #define DISCARD_LIMIT_BYTES (1 << 20)
 
+/* Requests of one connection that run before the loop's next turn: thousands fit into one read. */
+#define REQUESTS_A_TURN 64
+
 static void connection_run(Connection *connection);
 static PyObject *connection_resume(PyObject *self, PyObject *unused);
 
@@ -178,10 +181,14 @@ connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
 {
     const char *text = PyBytes_AS_STRING(data);
     const char *end = text + PyBytes_GET_SIZE(data);
+    int64_t begun = connection->request_count;
     text += at;
     while (text < end && !is_finished(connection)) {
-        if (must_hold(connection)) {
+        bool turn_over = connection->request_count - begun >= REQUESTS_A_TURN && connection->input == INPUT_LINE;
+        if (must_hold(connection) || turn_over) {
             hold_back(connection, data, text - PyBytes_AS_STRING(data));
+            if (turn_over)
+                connection_schedule_resume(connection);
             break;
         }
         bool was_body = connection->input == INPUT_BODY;

@@ -279,7 +279,7 @@ class Config:
         help="Answer 413 to a request whose body is larger than this; 0 is any size.",
     )
     limit_pipelined_bytes: int = setting(
-        65536, Size(1024, 2**30), suffix="bytes", group=LIMITS,
+        65536, Size(1024, 2**24), suffix="bytes", group=LIMITS,
         # One full read ahead, asyncio's own mark for a buffer that is full. Nobody is refused by it.
         help="Stop reading a connection that has sent this much behind the request being answered.",
     )

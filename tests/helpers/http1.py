@@ -256,7 +256,13 @@ class Server:
         self._thread.start()
         self._settings = settings
         self._context = contextvars.Context() if context == "new" else context
-        self._listener = self.run(self._start(app))
+        try:
+            self._listener = self.run(self._start(app))
+        except BaseException:  # an argument that the factory refuses
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join()
+            self._sock.close()
+            raise
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
