@@ -159,7 +159,7 @@ def test_a_wrong_size_says_what_to_write(tmp_path: Path) -> None:
         'env SHARDSERVE_LIMIT_REQUEST_LINE: limit_request_line: "8 kilobytes" is not a size such as 65536, '
         "64K or 1GiB, from 256 bytes to 16 MiB",
         'flag --limit-pipelined: limit_pipelined: "1" is not a size such as 65536, 64K or 1GiB, from 1 KiB '
-        "to 1 GiB",
+        "to 16 MiB",
     ]
 
 
