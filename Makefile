@@ -7,9 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 APP ?= shardserve.demo:app
 PYTEST := $(BIN)/python -m pytest
-# In one process each: these may share the cores. The rest starts servers and is alone.
-IN_PROCESS := tests/unit tests/native tests/conformance
-WITH_SERVERS := tests/e2e tests/faults tests/budget tests/leaks
+# These share the cores. The rest forks, or starts servers, and is alone.
+PARALLEL := tests/conformance
+ALONE := tests/unit tests/native tests/e2e tests/faults tests/budget tests/leaks
 NATIVE := $(wildcard native/*.c native/*.h)
 
 .PHONY: help run test build lint format unit native-tests fuzz-smoke sanitize pythons install-check tools generated \
@@ -30,8 +30,8 @@ run: $(VENV)/run.stamp
 	@exec $(BIN)/shardserve $(APP) $(ARGS)
 
 test: tools build lint
-	$(PYTEST) -q -n auto $(IN_PROCESS)
-	$(PYTEST) -q $(WITH_SERVERS)
+	$(PYTEST) -q -n auto $(PARALLEL)
+	$(PYTEST) -q $(ALONE)
 	$(MAKE) --no-print-directory native-tests fuzz-smoke sanitize pythons install-check
 
 # ---- set-up ----

@@ -59,12 +59,14 @@ import shardserve._native as native
 assert ".build/asan" in native.__file__ and native.debug_build, native.__file__
 CHECK
 
-paths=()
-for path in tests/native tests/conformance tests/unit/worker tests/unit/test_native_stub.py; do
-    [ -e "$path" ] && paths+=("$path")
-done
+run() { "$python" -m pytest -q -p no:cacheprovider "$@" 2>&1 | tee -a "$reports/pytest.log" || status=$?; }
 status=0
-"$python" -m pytest -q -p no:cacheprovider -n auto "${@:-${paths[@]}}" 2>&1 | tee "$reports/pytest.log" || status=$?
+if [ $# -gt 0 ]; then
+    run "$@"
+else
+    run -n auto tests/conformance
+    run tests/native tests/unit/worker tests/unit/test_native_stub.py # they fork: no other thread may be there
+fi
 
 unset LD_PRELOAD
 found=$(cat "$reports"/asan.* "$reports"/ubsan.* 2>/dev/null | grep -cE 'ERROR: |runtime error:' || true)
