@@ -3,6 +3,7 @@
 
 #include "cycle.h"
 #include "factory.h"
+#include "task.h"
 
 /* ---- futures that wait for a cycle or a connection ---- */
 
@@ -224,6 +225,8 @@ waiter_am_send(PyObject *self, PyObject *value, PyObject **result)
     Waiter *waiter = (Waiter *)self;
     (void)value;
     *result = NULL;
+    if (waiter->future_iter != NULL && waiter->kind == WAITER_RECEIVE && task_is_at_once(waiter->cycle))
+        Py_CLEAR(waiter->future_iter); /* it was not the future that woke us */
     for (;;) {
         if (waiter->cycle == NULL) {
             PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited receive() or send()");

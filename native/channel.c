@@ -6,6 +6,8 @@
 #include "cycle.h"
 
 #include "await.h"
+#include "task.h"
+#include "websocket.h"
 
 typedef enum { MESSAGE_START, MESSAGE_BODY } MessageKind;
 
@@ -89,6 +91,8 @@ PyObject *
 cycle_take_message(Cycle *cycle)
 {
     const State *state = cycle->factory->state;
+    if (cycle->websocket != NULL)
+        return websocket_take_message(cycle);
     if (UNLIKELY(cycle->factory->ending_streams) && cycle_is_endless(cycle))
         cycle->stream_ended = true;
     bool gone = cycle->disconnected || cycle->input_closed || cycle->response == RESPONSE_DONE || cycle->stream_ended;
@@ -114,6 +118,9 @@ cycle_wait(Cycle *cycle, bool receiving)
 {
     if (!receiving)
         return cycle->wire->wait_writable(cycle);
+    PyObject *resting = task_resting_future(cycle);
+    if (resting != NULL)
+        return resting;
     PyObject *future = futures_add(cycle->factory->state, cycle->factory->loop, &cycle->receive_futures);
     /* Second, so that what it brings (the client is gone, say) resolves the future. */
     if (future != NULL && cycle->stream != NULL && !cycle->body_complete && cycle->wire->want_body(cycle) < 0)
@@ -183,8 +190,8 @@ message_headers(const State *state, PyObject *message)
     return fields;
 }
 
-static int
-send_start(Cycle *cycle, PyObject *message)
+int
+cycle_send_start(Cycle *cycle, PyObject *message)
 {
     const State *state = cycle->factory->state;
     int status = message_status(state, message);
@@ -254,8 +261,8 @@ abandon_response(Cycle *cycle)
     error_restore(error);
 }
 
-static int
-send_body(Cycle *cycle, PyObject *message)
+int
+cycle_send_body(Cycle *cycle, PyObject *message)
 {
     const State *state = cycle->factory->state;
     PyObject *more_body = PyDict_GetItemWithError(message, state->names.more_body);
@@ -291,6 +298,8 @@ send_message(Cycle *cycle, PyObject *message)
         PyErr_Format(state->MessageError, "send() takes a dict, not %.80s", Py_TYPE(message)->tp_name);
         return -1;
     }
+    if (cycle->websocket != NULL)
+        return websocket_send(cycle, message);
     PyObject *type = PyDict_GetItemWithError(message, state->names.type);
     if (type == NULL || !PyUnicode_Check(type)) {
         if (!PyErr_Occurred())
@@ -300,11 +309,11 @@ send_message(Cycle *cycle, PyObject *message)
     int (*handler)(Cycle *, PyObject *);
     MessageKind kind;
     if (type == state->names.http_response_body || PyUnicode_Compare(type, state->names.http_response_body) == 0) {
-        handler = send_body;
+        handler = cycle_send_body;
         kind = MESSAGE_BODY;
     }
     else if (PyUnicode_Compare(type, state->names.http_response_start) == 0) {
-        handler = send_start;
+        handler = cycle_send_start;
         kind = MESSAGE_START;
     }
     else {

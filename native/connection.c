@@ -3,6 +3,7 @@
 
 #include "request.h"
 #include "scope.h"
+#include "websocket.h"
 
 #ifdef SHARDSERVE_DEBUG
 void
@@ -23,6 +24,11 @@ connection_check(const Connection *connection)
     for (int i = 0; block != NULL && i < block->segments; i++)
         total += block->segment[i].length;
     CHECK(total == connection->out.total);
+    const WebSocket *websocket = connection->websocket;
+    CHECK(websocket == NULL || (websocket->accepted && connection->receiving == NULL && connection->incoming == NULL));
+    CHECK(websocket == NULL || websocket->state != WS_CLOSED || connection->close_after || connection->closing ||
+          connection->transport == NULL);
+    CHECK(list_empty((Link *)&connection->idle_timer) || websocket != NULL);
 }
 #endif
 
@@ -41,6 +47,7 @@ connection_new(Factory *factory)
     list_init(&connection->all);
     list_init(&connection->timer);
     list_init(&connection->stall_timer);
+    list_init(&connection->idle_timer);
     PyObject_GC_Track(connection);
     return (PyObject *)connection;
 }
@@ -190,6 +197,7 @@ connection_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(connection->parser);
     Py_VISIT(connection->scope_base);
     Py_VISIT(connection->client);
+    Py_VISIT(connection->websocket);
     Py_VISIT(connection->incoming);
     Py_VISIT(connection->current);
     Py_VISIT(connection->partial_line);
@@ -210,6 +218,7 @@ connection_clear(PyObject *self)
     Py_CLEAR(connection->parser);
     Py_CLEAR(connection->scope_base);
     Py_CLEAR(connection->client);
+    Py_CLEAR(connection->websocket);
     Py_CLEAR(connection->incoming);
     Py_CLEAR(connection->current);
     Py_CLEAR(connection->partial_line);
@@ -240,9 +249,10 @@ connection_repr(PyObject *self)
     const Connection *connection = (Connection *)self;
     const Cycle *current = connection->current;
     Py_ssize_t unparsed = connection->unparsed == NULL ? 0 : PyBytes_GET_SIZE(connection->unparsed) - connection->unparsed_at;
-    return PyUnicode_FromFormat("<Connection of %S fd %d%s%s%s%s%s%s%s%s, %zd bytes unparsed, %zd unsent, response %d>",
+    return PyUnicode_FromFormat("<Connection of %S fd %d%s%s%s%s%s%s%s%s%s, %zd bytes unparsed, %zd unsent, response %d>",
                                 connection->client == NULL ? Py_None : connection->client, connection->fd,
                                 current == NULL ? " idle" : current->started ? " busy" : " queued",
+                                connection->websocket != NULL ? " websocket" : "",
                                 connection->incoming != NULL ? " head" : "", connection->receiving != NULL ? " body" : "",
                                 connection->discarding ? " discarding" : "", connection->reading_paused ? " paused" : "",
                                 connection->input_ended ? " half-closed" : "", connection->lingering ? " lingering" : "",

@@ -35,6 +35,8 @@ typedef enum {
     INPUT_BODY, /* inside the body, or its trailers */
 } Input;
 
+struct WebSocket;
+
 typedef struct Connection {
     PyObject_HEAD
     Factory *factory;      /* strong */
@@ -42,6 +44,7 @@ typedef struct Connection {
     PyObject *parser;      /* strong, likewise */
     PyObject *scope_base;  /* scope_template() */
     PyObject *client;      /* (host, port) or None */
+    struct WebSocket *websocket; /* strong; NULL: this is HTTP. Else what comes is frames (websocket.h) */
     PyObject *weak_list;
     int fd;                /* the plain socket below the transport, or -1: there is none, or no more output */
     int queue_fd;          /* the same while the transport lives: what the kernel holds is asked of it, or dropped */
@@ -52,6 +55,8 @@ typedef struct Connection {
     Link stall_timer;      /* Factory.stalls, while the transport may hold output */
     int64_t stall_look_ms; /* when that is looked at next */
     int64_t taken_ms;      /* when the client was last seen to take some of it */
+    Link idle_timer;       /* Factory.idles, of a WebSocket */
+    int64_t idle_look_ms;
     uint64_t sent_bytes;   /* written to the socket or given to the transport, ever */
     int64_t taken_bytes;   /* of these, as far as the client has acknowledged them */
     bool rejected;         /* connection_reject() was here */
@@ -84,6 +89,7 @@ typedef struct Connection {
     bool expectation_failed;
     bool underscored;      /* a field name of the incoming request has an underscore */
     bool wants_upgrade;
+    bool wants_websocket;  /* the upgrade it wants */
     bool connection_upgrade;
     bool body_behind_upgrade; /* the parser will stop before the body: request_upgrade_ignored() */
     bool continuing;          /* inside that: the parser reads a head of ours */
@@ -158,6 +164,10 @@ void http1_uncork(Connection *connection);
  * rest to the caller. */
 void http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool version_10, bool keep);
 
+/* Writes a 101 with these fields (a list or tuple), "Connection: upgrade" and what every response has (RFC 9110 §7.8). 0, or
+ * -1 with an exception and nothing written. */
+int http1_switch(Connection *connection, PyObject *fields);
+
 /* Answers the current request, which the app will not see. The caller holds references to both. May run Python. */
 void http1_refuse(Connection *connection, Cycle *cycle, int status);
 
@@ -172,6 +182,14 @@ void connection_response_done(Connection *connection, Cycle *cycle);
 
 /* The peer is gone: the cycles hear of it. May run Python. */
 void connection_gone(Connection *connection);
+
+/* One line of the access log, if there is one, for what `cycle` was answered. May run Python. */
+void connection_log_access(const Connection *connection, const Cycle *cycle);
+
+/* Keeps the rest of `data` (bytes) from `at` on, in front of what is kept already, or all of it behind that. An error ends
+ * the connection. */
+void connection_hold_back(Connection *connection, PyObject *data, Py_ssize_t at);
+void connection_hold_later(Connection *connection, PyObject *data);
 
 /* Parses what was held back, from the loop's next turn. */
 void connection_schedule_resume(Connection *connection);

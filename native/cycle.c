@@ -7,6 +7,7 @@
 
 #include "await.h"
 #include "task.h"
+#include "websocket.h"
 
 #define FREE_CYCLES 256
 
@@ -103,7 +104,9 @@ cycle_release(Cycle *cycle)
     }
     Factory *factory = cycle->factory;
     cycle_drop_request(cycle);
-    if (!cycle_is_unshared(cycle) || factory->closed || factory->free_cycle_count >= FREE_CYCLES) {
+    if (UNLIKELY(cycle->websocket != NULL) && cycle_is_unshared(cycle))
+        Py_CLEAR(cycle->websocket); /* may run Python */
+    if (!cycle_is_unshared(cycle) || cycle->websocket != NULL || factory->closed || factory->free_cycle_count >= FREE_CYCLES) {
         /* Someone kept send or receive: it keeps the dead cycle, the cycle no longer keeps it. */
         Py_CLEAR(cycle->send);
         Py_CLEAR(cycle->receive);
@@ -172,6 +175,13 @@ cycle_input_closed(Cycle *cycle)
 {
     cycle->input_closed = true;
     futures_wake(cycle->factory->state, &cycle->receive_futures);
+}
+
+void
+cycle_wake_receiver(Cycle *cycle)
+{
+    if (!task_step_at_once(cycle))
+        futures_wake(cycle->factory->state, &cycle->receive_futures);
 }
 
 bool
@@ -270,7 +280,9 @@ static PyObject *
 unfinished_error(const Cycle *cycle)
 {
     PyErr_SetString(cycle->factory->state->MessageError,
-                    cycle->response == RESPONSE_NONE
+                    cycle->websocket != NULL && cycle->response == RESPONSE_NONE
+                        ? "the ASGI application returned without accepting or closing the WebSocket"
+                    : cycle->response == RESPONSE_NONE
                         ? "the ASGI application returned without sending a response"
                         : "the ASGI application returned without completing its response: the last "
                           "http.response.body must have more_body false");
@@ -327,7 +339,9 @@ cycle_app_done(Cycle *cycle, PyObject *error)
     if (error == NULL && !finished && !cycle->disconnected && !cycle->told_disconnect)
         error = own_error = unfinished_error(cycle);
     PyObject *outcome = finished ? state->names.outcome_done : state->names.outcome_gone;
-    if (!finished && !cycle->disconnected && (error != NULL || !end_stream_on_wire(cycle)))
+    if (cycle->websocket != NULL && cycle->websocket->accepted)
+        outcome = websocket_app_done(cycle, error);
+    else if (!finished && !cycle->disconnected && (error != NULL || !end_stream_on_wire(cycle)))
         outcome = end_on_wire(cycle, error != NULL);
     futures_wake(state, &cycle->receive_futures);
     if (error != NULL)
@@ -354,6 +368,7 @@ cycle_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(cycle->send);
     Py_VISIT(cycle->receive);
     Py_VISIT(cycle->waiter);
+    Py_VISIT(cycle->websocket);
     Py_VISIT(cycle->method);
     Py_VISIT(cycle->target);
     Py_VISIT(cycle->headers);
@@ -375,6 +390,7 @@ cycle_clear(PyObject *self)
     Py_CLEAR(cycle->send);
     Py_CLEAR(cycle->receive);
     Py_CLEAR(cycle->waiter);
+    Py_CLEAR(cycle->websocket);
     Py_CLEAR(cycle->parked);
     return 0;
 }

@@ -22,6 +22,7 @@
 
 struct Waiter;
 struct Parked;
+struct WebSocket;
 
 /* Body bytes held for an app that does not read: above it the wire stops reading. */
 #define CYCLE_BODY_HIGH_BYTES 65536
@@ -73,6 +74,7 @@ typedef struct Cycle {
     Channel *send;
     Channel *receive;
     struct Waiter *waiter; /* the last one receive() returned, reused when free */
+    struct WebSocket *websocket; /* strong: the request is a handshake (websocket.h); else NULL */
     /* the request */
     PyObject *method;  /* str */
     PyObject *target;  /* bytes, as on the wire */
@@ -132,6 +134,10 @@ void cycle_disconnect(Cycle *cycle);
 /* The half-closed peer will send no more, but still reads: receive() says http.disconnect, send() works. */
 void cycle_input_closed(Cycle *cycle);
 
+/* Something is there for receive(): steps an app that waits for it, or lets its task do so. Not below a parser. May run
+ * Python. */
+void cycle_wake_receiver(Cycle *cycle);
+
 /* Whether end_streams() means this request: its response has begun and has no length, its body has been given to the
  * app, and the app does not hear of an end anyway. A response without its first body message may still get a
  * length, so it counts only if it is an event stream. Runs no Python. */
@@ -148,6 +154,11 @@ void cycle_app_done(Cycle *cycle, PyObject *error);
 
 /* A new send or receive of `cycle` (channel.c); NULL with an exception. */
 Channel *channel_new(PyTypeObject *type, Cycle *cycle, bool is_send);
+
+/* channel.c: what send() does with http.response.start and .body, for a handshake that is denied. 0, or -1 with an
+ * exception. May run Python. */
+int cycle_send_start(Cycle *cycle, PyObject *message);
+int cycle_send_body(Cycle *cycle, PyObject *message);
 
 /* For the waiters (await.h): the next message for the app (new reference), NULL without an exception if there
  * is none yet; whether send() should wait; a future (new reference) that is resolved when either changes. */

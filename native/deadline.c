@@ -2,6 +2,7 @@
 #include "deadline.h"
 
 #include "connection.h"
+#include "websocket.h"
 
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
@@ -22,6 +23,9 @@ length_ms(const Limits *limits, Deadline kind)
     case DEADLINE_HEAD: return limits->head_ms;
     case DEADLINE_BODY: return limits->body_min_rate > 0 ? limits->body_window_ms : 0;
     case DEADLINE_LINGER: return LINGER_MS;
+    case DEADLINE_WS_PING: return limits->ws_ping_interval_ms;
+    case DEADLINE_WS_PONG: return limits->ws_ping_timeout_ms;
+    case DEADLINE_WS_CLOSE: return limits->ws_close_ms;
     case DEADLINE_NONE:
     case DEADLINE_KINDS: break;
     }
@@ -106,6 +110,21 @@ deadline_watch_output(Connection *connection)
     list_append(&factory->stalls, &connection->stall_timer);
 }
 
+void
+deadline_look_again(Connection *connection, int64_t now_ms)
+{
+    Factory *factory = connection->factory;
+    connection->idle_look_ms = now_ms + (factory->limits.ws_idle_ms + IDLE_LOOKS - 1) / IDLE_LOOKS;
+    list_append(&factory->idles, &connection->idle_timer);
+}
+
+void
+deadline_watch_idle(Connection *connection)
+{
+    if (connection->factory->limits.ws_idle_ms > 0)
+        deadline_look_again(connection, factory_now_ms());
+}
+
 /* ---- over ---- */
 
 static bool
@@ -179,6 +198,9 @@ end_waiting(Connection *connection)
         reject_late(connection, "the request head was not complete within timeout-request-head");
         break;
     case DEADLINE_BODY: end_body_window(connection); break;
+    case DEADLINE_WS_PING:
+    case DEADLINE_WS_PONG:
+    case DEADLINE_WS_CLOSE: websocket_deadline(connection); break;
     default: end_rest(connection, kind); break;
     }
 }
@@ -239,6 +261,24 @@ enforce_stalls(Factory *factory, int64_t now_ms)
     return 0;
 }
 
+static int
+enforce_idles(Factory *factory, int64_t now_ms)
+{
+    PyObject *due = PyList_New(0);
+    if (due == NULL || collect(due, &factory->idles, offsetof(Connection, idle_timer), offsetof(Connection, idle_look_ms),
+                               now_ms) < 0) {
+        Py_XDECREF(due);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(due); i++) {
+        Connection *connection = (Connection *)PyList_GET_ITEM(due, i);
+        if (!list_empty(&connection->idle_timer))
+            websocket_look_idle(connection, now_ms);
+    }
+    Py_DECREF(due);
+    return 0;
+}
+
 int
 deadline_enforce(Factory *factory)
 {
@@ -254,5 +294,5 @@ deadline_enforce(Factory *factory)
             end_waiting(connection);
     }
     Py_XDECREF(due);
-    return result < 0 ? -1 : enforce_stalls(factory, now_ms);
+    return result < 0 || enforce_idles(factory, now_ms) < 0 ? -1 : enforce_stalls(factory, now_ms);
 }

@@ -19,6 +19,9 @@ typedef enum {
     DEADLINE_HEAD,       /* from a request's first byte to the end of its head: 408 */
     DEADLINE_BODY,       /* so much of a body in each window: 408 */
     DEADLINE_LINGER,     /* our side is closed, the client's is not: aborted */
+    DEADLINE_WS_PING,    /* a WebSocket: pinged */
+    DEADLINE_WS_PONG,    /* a pinged one: anything it sends */
+    DEADLINE_WS_CLOSE,   /* one to which we sent a close frame: closed */
     DEADLINE_KINDS,
 } Deadline;
 
@@ -36,6 +39,15 @@ void deadline_after_input(struct Connection *connection);
 
 /* The transport holds output: whether the client takes any of it is watched until it is gone. */
 void deadline_watch_output(struct Connection *connection);
+
+/* A WebSocket without messages is looked at so many times within its limit, and closed at the last. */
+#define IDLE_LOOKS 4
+
+/* From now on, if there is a limit. */
+void deadline_watch_idle(struct Connection *connection);
+
+/* The next look. */
+void deadline_look_again(struct Connection *connection, int64_t now_ms);
 
 /* Ends every connection whose time is over. 0, or -1 with MemoryError. May run Python. */
 int deadline_enforce(struct Factory *factory);

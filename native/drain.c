@@ -8,6 +8,7 @@
 #include "connection.h"
 #include "cycle.h"
 #include "task.h"
+#include "websocket.h"
 
 /* At the start of a drain without grace: on a connection that is new, or has just been answered, a request may be
  * on its way. It gets so long to arrive. */
@@ -159,6 +160,12 @@ factory_end_streams(PyObject *self, PyObject *unused)
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(endless); i++)
         told += cycle_end_stream((Cycle *)PyList_GET_ITEM(endless, i));
     Py_DECREF(endless);
+    PyObject *list = factory_open_connections(factory);
+    if (list == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++)
+        told += websocket_restart((Connection *)PyList_GET_ITEM(list, i));
+    Py_DECREF(list);
     return PyLong_FromSsize_t(told);
 }
 

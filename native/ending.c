@@ -2,6 +2,7 @@
 #include "connection.h"
 
 #include "await.h"
+#include "websocket.h"
 
 /* Lets go of a cycle that the app has not seen, or hears of its end. Steals the reference. */
 static void
@@ -38,6 +39,8 @@ drop_everything(Connection *connection)
     connection_drop_incoming(connection);
     Py_CLEAR(connection->unparsed);
     connection->head_open = false;
+    if (connection->websocket != NULL)
+        websocket_drop_input(connection->websocket);
 }
 
 void
@@ -105,6 +108,7 @@ connection_abort(Connection *connection)
     connection_close_output(connection);
     deadline_stop(connection);
     list_remove(&connection->stall_timer);
+    list_remove(&connection->idle_timer);
     connection_call_transport(connection, state->names.abort);
 }
 
@@ -141,6 +145,14 @@ connection_eof_received(PyObject *self, PyObject *unused)
     if (connection->lingering || connection->closing)
         Py_RETURN_FALSE;
     Py_INCREF(connection);
+    if (connection->websocket != NULL) {
+        bool kept = websocket_eof(connection);
+        connection_check(connection);
+        Py_DECREF(connection);
+        return PyBool_FromLong(kept);
+    }
+    if (connection->current != NULL && connection->current->websocket != NULL)
+        Py_CLEAR(connection->unparsed); /* frames: no WebSocket can come of the handshake any more */
     if (connection->unparsed == NULL && !connection->feeding)
         connection_input_over(connection);
     else if (connection->receiving == NULL)
@@ -162,6 +174,7 @@ connection_leave_lists(Connection *connection)
     Factory *factory = connection->factory;
     deadline_stop(connection);
     list_remove(&connection->stall_timer);
+    list_remove(&connection->idle_timer);
     if (list_empty(&connection->all))
         return;
     list_remove(&connection->all);

@@ -84,6 +84,12 @@ make_templates(Factory *factory)
     factory->asgi = scope_asgi(state);
     factory->root_path_bytes = PyUnicode_AsUTF8String(factory->root_path);
     factory->body_message = PyDict_New();
+    factory->receive_message = PyDict_New();
+    if (factory->receive_message == NULL ||
+        PyDict_SetItem(factory->receive_message, state->names.type, state->names.websocket_receive) < 0 ||
+        PyDict_SetItem(factory->receive_message, state->names.text, Py_None) < 0 ||
+        PyDict_SetItem(factory->receive_message, state->names.bytes, Py_None) < 0)
+        return -1;
     if (factory->asgi == NULL || factory->root_path_bytes == NULL || factory->body_message == NULL ||
         PyDict_SetItem(factory->body_message, state->names.type, state->names.http_request) < 0 ||
         PyDict_SetItem(factory->body_message, state->names.body, state->empty_bytes) < 0)
@@ -107,6 +113,7 @@ factory_allocate(PyTypeObject *type)
     for (int kind = 0; kind < DEADLINE_KINDS; kind++)
         list_init(&factory->deadlines[kind]);
     list_init(&factory->stalls);
+    list_init(&factory->idles);
     list_init(&factory->cycles);
     factory->state = state_of_type(type);
     factory->module = Py_XNewRef(PyType_GetModule(type));
@@ -135,15 +142,16 @@ take_arguments(Factory *factory, PyObject *args, PyObject *kwargs)
     static char *const names[] = {"app",          "loop",         "context",     "state",        "scheme",
                                   "root_path",    "headers",      "server_header", "date_header", "on_app_error",
                                   "on_reject",    "access",       "max_fd",      "on_crowded",   "underscore_headers",
-                                  NULL};
+                                  "websocket",    NULL};
     PyObject *app, *loop = NULL, *context = NULL, *state = NULL, *scheme = NULL, *root_path = NULL;
     PyObject *headers = NULL, *on_app_error = NULL, *on_reject = NULL, *access = Py_None;
-    PyObject *on_crowded = Py_None;
+    PyObject *on_crowded = Py_None, *websocket = Py_None;
     const char *underscore_headers = "safe";
     int server_header = 1, date_header = 1, max_fd = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppOOOiOs:ProtocolFactory", (char **)names, &app, &loop,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppOOOiOsO:ProtocolFactory", (char **)names, &app, &loop,
                                      &context, &state, &scheme, &root_path, &headers, &server_header, &date_header,
-                                     &on_app_error, &on_reject, &access, &max_fd, &on_crowded, &underscore_headers) ||
+                                     &on_app_error, &on_reject, &access, &max_fd, &on_crowded, &underscore_headers,
+                                     &websocket) ||
         !check_arguments(loop, context, state, on_app_error, on_reject))
         return -1;
     int underscores = fields_underscores(underscore_headers);
@@ -157,6 +165,7 @@ take_arguments(Factory *factory, PyObject *args, PyObject *kwargs)
     factory->on_reject = Py_NewRef(on_reject);
     factory->access = none_as_null(access);
     factory->on_crowded = none_as_null(on_crowded);
+    factory->websocket = none_as_null(websocket);
     factory->crowded_fd = max_fd > 0 && factory->on_crowded != NULL ? max_fd : INT_MAX;
     factory->scheme = scheme != NULL ? Py_NewRef(scheme) : PyUnicode_InternFromString("http");
     factory->root_path = root_path != NULL ? Py_NewRef(root_path) : PyUnicode_FromString("");
@@ -273,8 +282,10 @@ factory_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(factory->access);
     Py_VISIT(factory->on_empty);
     Py_VISIT(factory->on_crowded);
+    Py_VISIT(factory->websocket);
     Py_VISIT(factory->asgi);
     Py_VISIT(factory->body_message);
+    Py_VISIT(factory->receive_message);
     Py_VISIT(factory->free_cycles); /* the next ones through Cycle.next */
     for (Parked *parked = factory->spares; parked != NULL; parked = parked->next)
         Py_VISIT(parked);
@@ -306,6 +317,7 @@ factory_clear(PyObject *self)
     Py_CLEAR(factory->access);
     Py_CLEAR(factory->on_empty);
     Py_CLEAR(factory->on_crowded);
+    Py_CLEAR(factory->websocket);
     return 0;
 }
 
@@ -323,6 +335,7 @@ factory_dealloc(PyObject *self)
     Py_CLEAR(factory->root_path_bytes);
     Py_CLEAR(factory->asgi);
     Py_CLEAR(factory->body_message);
+    Py_CLEAR(factory->receive_message);
     Py_CLEAR(factory->fixed_fields);
     Py_CLEAR(factory->module);
     type->tp_free(self);

@@ -29,12 +29,14 @@ typedef struct Factory {
     PyObject *access;   /* NULL: no access log */
     PyObject *on_empty; /* NULL until drain() */
     PyObject *on_crowded; /* NULL: nobody asks */
+    PyObject *websocket;  /* the engine (websocket.h); NULL: a handshake is an ordinary GET */
     /* scope */
     PyObject *scheme;
     PyObject *root_path;       /* str */
     PyObject *root_path_bytes; /* bytes */
     PyObject *asgi;            /* {"version", "spec_version"} */
     PyObject *body_message;    /* template of http.request */
+    PyObject *receive_message; /* template of websocket.receive */
     /* response head: fields of every response, encoded */
     PyObject *fixed_fields; /* bytes */
     bool server_header;
@@ -44,6 +46,7 @@ typedef struct Factory {
     Link connections; /* Connection.all */
     Link deadlines[DEADLINE_KINDS]; /* Connection.timer, oldest deadline first */
     Link stalls;      /* Connection.stall_timer, likewise */
+    Link idles;       /* Connection.idle_timer, likewise */
     Link cycles;      /* Cycle.in_flight: given to the app and not finished */
     Limits limits;
     uint8_t underscores; /* Underscores, in fields.h */

@@ -193,6 +193,7 @@ note_field(Connection *connection, Cycle *cycle, PyObject *name, PyObject *value
     }
     else if (name == state->field_upgrade) {
         connection->wants_upgrade = true;
+        connection->wants_websocket |= chars_list_has(text, length, "websocket");
     }
     else if (name == state->field_expect) {
         cycle->expects_continue = length == 12 && chars_equal_lower(text, "100-continue", 12);

@@ -88,6 +88,20 @@ http1_simple_response(Connection *connection, int status, const char *reason, bo
     connection->keep = keep;
 }
 
+int
+http1_switch(Connection *connection, PyObject *fields)
+{
+    HeadFacts facts;
+    WriterMark mark = writer_mark(&connection->out);
+    if (head_encode(connection->factory->state, &connection->out, 101, fields, &facts) < 0)
+        return -1;
+    connection->framing = FRAMING_NONE;
+    if (put_head_end(connection, &facts, -1, true, false) == 0)
+        return 0;
+    writer_rollback(&connection->out, mark);
+    return -1;
+}
+
 /* Whether the connection may be used again after the response of `cycle`, whose head is about to say so. In a drain
  * that is also when the connection stops taking requests. */
 static bool

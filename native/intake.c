@@ -9,6 +9,7 @@
 #include "feed.h"
 #include "head.h"
 #include "scope.h"
+#include "websocket.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -83,14 +84,17 @@ void
 connection_adjust_reading(Connection *connection)
 {
     const State *state = connection->factory->state;
-    bool pause = (unparsed_bytes(connection) > connection->factory->limits.pipelined ||
-                  (connection->receiving != NULL && must_hold(connection))) &&
-                 !connection->lingering;
+    bool pause = connection->websocket != NULL
+                     ? websocket_pauses(connection)
+                     : unparsed_bytes(connection) > connection->factory->limits.pipelined ||
+                           (connection->receiving != NULL && must_hold(connection));
+    pause &= !connection->lingering;
     if (pause != connection->reading_paused && !connection->closing && !connection->input_ended) {
         connection->reading_paused = pause;
         connection_call_transport(connection, pause ? state->names.pause_reading : state->names.resume_reading);
     }
-    deadline_after_input(connection);
+    if (connection->websocket == NULL)
+        deadline_after_input(connection);
 }
 
 void
@@ -106,7 +110,7 @@ connection_poll_paused(Connection *connection)
         connection_abort(connection);
         connection_gone(connection);
     }
-    else if (connection->current != NULL) {
+    else if (connection->current != NULL && connection->websocket == NULL) {
         cycle_input_closed(connection->current);
     }
     Py_DECREF(connection);
@@ -116,7 +120,7 @@ bool
 connection_is_idle(const Connection *connection)
 {
     if (connection->current != NULL || connection->incoming != NULL || connection->partial_line != NULL ||
-        connection->unparsed != NULL || connection->discarding || connection->corked)
+        connection->unparsed != NULL || connection->discarding || connection->corked || connection->websocket != NULL)
         return false;
     /* A request may already be in the socket. */
     char byte;
@@ -131,7 +135,8 @@ is_finished(const Connection *connection)
 {
     return connection->closing || connection->lingering || connection->transport == NULL ||
            connection->close_after ||
-           (connection->current != NULL && !connection->current->keep_alive && connection->receiving == NULL);
+           (connection->current != NULL && !connection->current->keep_alive && connection->receiving == NULL &&
+            connection->current->websocket == NULL);
 }
 
 /* Keeps `first` from `at` on, then `second`, for later. Either may be NULL. An error ends the connection. */
@@ -157,22 +162,30 @@ set_unparsed(Connection *connection, PyObject *first, Py_ssize_t at, PyObject *s
     connection->unparsed_at = at;
 }
 
-/* The rest of `data`, in front of what came meanwhile (an app can call data_received). */
-static void
-hold_back(Connection *connection, PyObject *data, Py_ssize_t at)
+void
+connection_hold_back(Connection *connection, PyObject *data, Py_ssize_t at)
 {
     CHECK(connection->unparsed == NULL || connection->unparsed_at == 0);
     set_unparsed(connection, data, at, connection->unparsed);
 }
 
-/* `data` behind what is held back already. */
-static void
-hold_later(Connection *connection, PyObject *data)
+void
+connection_hold_later(Connection *connection, PyObject *data)
 {
     if (connection->unparsed == NULL)
         set_unparsed(connection, data, 0, NULL);
     else
         set_unparsed(connection, connection->unparsed, connection->unparsed_at, data);
+}
+
+/* The handshake was accepted meanwhile: what is behind it is frames. */
+static void
+keep_frames(Connection *connection, PyObject *data, Py_ssize_t at)
+{
+    if (connection->unparsed == NULL && at < PyBytes_GET_SIZE(data))
+        connection_hold_back(connection, data, at);
+    if (connection->unparsed != NULL)
+        connection_schedule_resume(connection);
 }
 
 /* Parses `data` (bytes) from `at` on and runs what it brings, holding back what the app is not ready for. */
@@ -186,7 +199,7 @@ connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
     while (text < end && !is_finished(connection)) {
         bool turn_over = connection->request_count - begun >= REQUESTS_A_TURN && connection->input == INPUT_LINE;
         if (must_hold(connection) || turn_over) {
-            hold_back(connection, data, text - PyBytes_AS_STRING(data));
+            connection_hold_back(connection, data, text - PyBytes_AS_STRING(data));
             if (turn_over)
                 connection_schedule_resume(connection);
             break;
@@ -206,11 +219,13 @@ connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
             connection->keep = false;
         }
     }
+    if (UNLIKELY(connection->websocket != NULL && !connection->closing))
+        keep_frames(connection, data, text - PyBytes_AS_STRING(data));
     if (UNLIKELY(connection->partial_line != NULL && connection->unparsed != NULL)) {
         /* An app called data_received(): what it brought goes on with the line. */
         PyObject *partial = connection->partial_line;
         connection->partial_line = NULL;
-        hold_back(connection, partial, 0);
+        connection_hold_back(connection, partial, 0);
         Py_DECREF(partial);
     }
     connection_adjust_reading(connection);
@@ -238,11 +253,14 @@ connection_data_received(PyObject *self, PyObject *data)
     }
     if (connection->lingering || connection->closing || connection->transport == NULL)
         Py_RETURN_NONE;
-    if (connection->last_batch && connection->receiving == NULL)
+    if (connection->websocket == NULL && connection->last_batch && connection->receiving == NULL)
         Py_RETURN_NONE;
     Py_INCREF(connection);
-    if (connection->unparsed != NULL || connection->running || connection->feeding) {
-        hold_later(connection, data);
+    if (connection->websocket != NULL) {
+        websocket_data_received(connection, data);
+    }
+    else if (connection->unparsed != NULL || connection->running || connection->feeding) {
+        connection_hold_later(connection, data);
         if (connection->running || connection->feeding)
             connection_schedule_resume(connection);
         connection_adjust_reading(connection);
@@ -279,6 +297,9 @@ connection_run(Connection *connection)
     if (UNLIKELY(factory->in_flight_count >= factory->limits.concurrency)) {
         connection_refuse_overload(connection);
     }
+    else if (UNLIKELY(websocket_is_wanted(connection, cycle))) {
+        websocket_run(connection, cycle);
+    }
     else {
         PyObject *scope = scope_build(cycle, connection->scope_base);
         if (scope != NULL) {
@@ -304,6 +325,12 @@ connection_resume(PyObject *self, PyObject *unused)
     if (connection->transport == NULL || connection->closing)
         Py_RETURN_NONE;
     Py_INCREF(connection);
+    if (connection->websocket != NULL) {
+        websocket_resume(connection);
+        connection_check(connection);
+        Py_DECREF(connection);
+        Py_RETURN_NONE;
+    }
     http1_cork(connection);
     PyObject *data = connection->unparsed;
     if (data != NULL && !must_hold(connection)) {
@@ -331,11 +358,13 @@ connection_resume(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static void
-log_access(Connection *connection, Cycle *cycle)
+void
+connection_log_access(const Connection *connection, const Cycle *cycle)
 {
     Factory *factory = connection->factory;
     const State *state = factory->state;
+    if (factory->access == NULL || cycle->status == 0)
+        return;
     PyObject *status = PyLong_FromLong(cycle->status);
     PyObject *result = NULL;
     if (status != NULL) {
@@ -365,8 +394,7 @@ connection_response_done(Connection *connection, Cycle *cycle)
     if (!connection->keep)
         connection->close_after = true;
     Py_CLEAR(cycle->stream);
-    if (connection->factory->access != NULL && cycle->status != 0)
-        log_access(connection, cycle);
+    connection_log_access(connection, cycle);
     cycle_release(cycle); /* the connection's */
     if (connection->close_after)
         return;

@@ -27,6 +27,13 @@ static const struct {
     {"body_min_rate", offsetof(Limits, body_min_rate), RATE, 0},
     {"write_stall_ms", offsetof(Limits, write_stall_ms), MILLISECONDS, 0},
     {"keep_alive_ms", offsetof(Limits, keep_alive_ms), MILLISECONDS, 75000},
+    {"ws_max_size", offsetof(Limits, ws_max_size), AT_MOST, 0},
+    {"ws_max_queue", offsetof(Limits, ws_max_queue), AT_MOST, 0},
+    {"ws_compress_min", offsetof(Limits, ws_compress_min), AT_MOST, 0},
+    {"ws_ping_interval_ms", offsetof(Limits, ws_ping_interval_ms), MILLISECONDS, 0},
+    {"ws_ping_timeout_ms", offsetof(Limits, ws_ping_timeout_ms), MILLISECONDS, 0},
+    {"ws_idle_ms", offsetof(Limits, ws_idle_ms), MILLISECONDS, 0},
+    {"ws_close_ms", offsetof(Limits, ws_close_ms), MILLISECONDS, 0},
 };
 
 static int64_t

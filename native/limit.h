@@ -22,6 +22,15 @@ typedef struct {
     int64_t body_min_rate;      /* bytes a second */
     int64_t write_stall_ms;
     int64_t keep_alive_ms;      /* 0 is no time at all */
+    /* WebSocket. The most, or INT64_MAX: any. */
+    int64_t ws_max_size;        /* bytes of a message */
+    int64_t ws_max_queue;       /* messages that wait for the app */
+    int64_t ws_compress_min;    /* bytes: a shorter message is never compressed */
+    /* Times. 0: never. */
+    int64_t ws_ping_interval_ms;
+    int64_t ws_ping_timeout_ms;
+    int64_t ws_idle_ms;
+    int64_t ws_close_ms;
 } Limits;
 
 /* Fills *limits from the arguments that it knows, and removes those from `kwargs` (a dict of the caller's own). 0, or -1

@@ -5,6 +5,8 @@
  *   list await          intrusive lists; awaitables
  *   task parked         spare tasks, and the coroutine they run
  *   scope cycle channel what ASGI sees of one request: scope, life, receive and send
+ *   ws_frame ws_mask    pure leaves of WebSocket
+ *   websocket ws_*      WebSocket: handshake, the way in, receive and send, the end
  *   connection          the asyncio.Protocol; intake and request: the way in; http1: out; ending: the end
  *   factory             what the connections of one worker share
  */
@@ -17,6 +19,7 @@
 #include "fields.h"
 #include "request.h"
 #include "task.h"
+#include "websocket.h"
 
 static int
 init_names(State *state)
@@ -84,6 +87,7 @@ init_types(PyObject *module, State *state)
         {&state->cycle_type, &cycle_spec},     {&state->send_type, &send_spec},
         {&state->receive_type, &receive_spec}, {&state->ready_type, &ready_spec},
         {&state->waiter_type, &waiter_spec},   {&state->parked_type, &parked_spec},
+        {&state->websocket_type, &websocket_spec},
     };
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         *types[i].slot = (PyTypeObject *)PyType_FromModuleAndSpec(module, types[i].spec, NULL);
@@ -140,7 +144,8 @@ module_exec(PyObject *module)
     X(receive_type)                                                                                \
     X(ready_type)                                                                                  \
     X(waiter_type)                                                                                 \
-    X(parked_type)
+    X(parked_type)                                                                                 \
+    X(websocket_type)
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)

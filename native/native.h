@@ -96,7 +96,32 @@
     X(throw_, "throw")                                                                             \
     X(loop, "loop")                                                                                \
     X(context, "context")                                                                          \
-    X(ssl_object, "ssl_object")
+    X(ssl_object, "ssl_object")                                                                    \
+    X(websocket, "websocket")                                                                      \
+    X(ws, "ws")                                                                                    \
+    X(wss, "wss")                                                                                  \
+    X(subprotocol, "subprotocol")                                                                  \
+    X(subprotocols, "subprotocols")                                                                \
+    X(text, "text")                                                                                \
+    X(bytes, "bytes")                                                                              \
+    X(code, "code")                                                                                \
+    X(reason, "reason")                                                                            \
+    X(websocket_connect, "websocket.connect")                                                      \
+    X(websocket_receive, "websocket.receive")                                                      \
+    X(websocket_disconnect, "websocket.disconnect")                                                \
+    X(websocket_accept, "websocket.accept")                                                        \
+    X(websocket_send, "websocket.send")                                                            \
+    X(websocket_close, "websocket.close")                                                          \
+    X(websocket_response, "websocket.http.response")                                               \
+    X(websocket_response_start, "websocket.http.response.start")                                   \
+    X(websocket_response_body, "websocket.http.response.body")                                     \
+    X(method_websocket, "WebSocket")                                                               \
+    X(outcome_1011, "closed with 1011")                                                            \
+    X(outcome_closed, "already closed")                                                            \
+    X(open, "open")                                                                                \
+    X(receive, "receive")                                                                          \
+    X(send, "send")                                                                                \
+    X(ping, "ping")
 
 typedef struct {
     /* types */
@@ -108,6 +133,7 @@ typedef struct {
     PyTypeObject *ready_type;
     PyTypeObject *waiter_type;
     PyTypeObject *parked_type;
+    PyTypeObject *websocket_type;
     /* the one ready awaitable whose result is None */
     PyObject *ready_none;
     PyObject *empty_bytes;

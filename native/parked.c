@@ -1,6 +1,8 @@
 /* The parked coroutine: what a spare's task steps. See task.h for how the two work together. */
 #include "task.h"
 
+#include "await.h"
+
 /* ---- the parked coroutine, as its task steps it ---- */
 
 /* Marks the future as just yielded: another task may have waited for it since. Whatever else the app yielded,
@@ -47,43 +49,76 @@ parked_calibrate(Parked *parked, PyObject **result)
     return PYGEN_NEXT;
 }
 
-/* The app is done inside its task. Parks again if nobody can tell, else lets the task end. */
-static PySendResult
-parked_app_done(Parked *parked, bool failed, bool may_reuse, PyObject **result)
+/* The app is done: tells its cycle, and takes the cycle's reference to `parked`. Consumes the pending exception if `failed`.
+ * Whether it was cancelled. May run Python. */
+static bool
+finish_app(Parked *parked, bool failed)
 {
-    Factory *factory = parked->factory;
-    const State *state = factory->state;
     Cycle *cycle = parked->cycle;
-    bool cancelled = failed && PyErr_ExceptionMatches(state->CancelledError);
+    bool cancelled = failed && PyErr_ExceptionMatches(parked->factory->state->CancelledError);
     parked->cycle = NULL;
     Py_CLEAR(parked->coroutine);
     Py_CLEAR(parked->context);
     CHECK(cycle->parked == parked);
     cycle->parked = NULL;
-    Py_ssize_t clean_refs = parked->by_wakeup ? factory->wakeup_refs : factory->step_refs;
     Py_CLEAR(parked->yielded);
     report_done(cycle, failed);
     cycle_release(cycle);
+    return cancelled;
+}
 
-    if (may_reuse && !failed && !factory->closed && clean_refs != 0 && factory->spare_count < SPARE_LIMIT &&
+/* Inside the task of an app that is done: parks again if nobody can tell, else lets the task end. Steals `parked`. */
+static PySendResult
+park_or_end(Parked *parked, bool may_reuse, PyObject **result)
+{
+    Factory *factory = parked->factory;
+    Py_ssize_t clean_refs = parked->by_wakeup ? factory->wakeup_refs : factory->step_refs;
+    if (may_reuse && !factory->closed && clean_refs != 0 && factory->spare_count < SPARE_LIMIT &&
         parked_is_clean(parked, clean_refs)) {
         *result = parked_park(parked);
         if (*result == NULL) {
-            Py_DECREF(parked); /* the cycle's */
+            Py_DECREF(parked);
             return PYGEN_ERROR;
         }
-        spare_keep(parked); /* takes over the cycle's reference */
+        spare_keep(parked);
         return PYGEN_NEXT;
     }
     parked->mode = PARKED_ENDED;
     Py_CLEAR(parked->task);
-    Py_DECREF(parked); /* the cycle's; the task that is stepping us has its own */
-    if (cancelled) {
+    Py_DECREF(parked); /* the task that is stepping us has its own */
+    *result = Py_NewRef(Py_None);
+    return PYGEN_RETURN;
+}
+
+/* The app is done inside its task. */
+static PySendResult
+parked_app_done(Parked *parked, bool failed, bool may_reuse, PyObject **result)
+{
+    const State *state = parked->factory->state;
+    bool cancelled = finish_app(parked, failed);
+    PySendResult outcome = park_or_end(parked, may_reuse && !failed, result);
+    if (cancelled && outcome == PYGEN_RETURN) {
+        Py_CLEAR(*result);
         PyErr_SetNone(state->CancelledError);
         return PYGEN_ERROR;
     }
-    *result = Py_NewRef(Py_None);
-    return PYGEN_RETURN;
+    return outcome;
+}
+
+/* Whether `future` is one that a receive() of the app waits for, and the only one. */
+static bool
+is_receive_future(const Parked *parked, PyObject *future)
+{
+    PyObject *futures = parked->cycle->receive_futures;
+    return futures != NULL && PyList_GET_SIZE(futures) == 1 && PyList_GET_ITEM(futures, 0) == future;
+}
+
+/* The task is about to wait for what the app yielded. */
+static void
+note_rest(Parked *parked, PyObject *yielded)
+{
+    if (is_receive_future(parked, yielded))
+        Py_XSETREF(parked->rests_on, Py_NewRef(yielded));
 }
 
 /* One step of the app inside its own task; what it wrote leaves when the step is over. */
@@ -96,6 +131,7 @@ parked_step(Parked *parked, PyObject *error, PyObject **result)
     PyObject *context = Py_NewRef(parked->context);
     PyObject *stream = Py_XNewRef(cycle->stream);
     parked->mode = PARKED_RUNNING;
+    Py_CLEAR(parked->rests_on);
     if (stream != NULL)
         cycle->wire->cork(stream);
     parked->executing = true;
@@ -104,6 +140,7 @@ parked_step(Parked *parked, PyObject *error, PyObject **result)
     Py_DECREF(context);
     if (outcome == PYGEN_NEXT) {
         parked->by_wakeup = *result != Py_None; /* a bare yield is rescheduled, not woken */
+        note_rest(parked, *result);
     }
     else {
         Py_CLEAR(*result);
@@ -132,9 +169,107 @@ parked_deliver(Parked *parked, PyObject **result)
     }
     parked->mode = PARKED_RUNNING;
     parked->by_wakeup = true;
+    note_rest(parked, yielded);
     *result = yielded;
     mark_blocking(parked->factory->state, yielded);
     return PYGEN_NEXT;
+}
+
+/* ---- without its task ---- */
+
+PyObject *
+task_resting_future(const Cycle *cycle)
+{
+    const Parked *parked = cycle->parked;
+    if (parked == NULL || !parked->at_once || parked->rests_on == NULL)
+        return NULL;
+    PyObject *future = Py_NewRef(parked->rests_on);
+    if (!is_and_drop(call_method0(future, parked->factory->state->names.done), Py_False))
+        Py_CLEAR(future); /* the app has cancelled its own task: it must not hear of that twice */
+    return future;
+}
+
+/* Whether the app waits in its only receive(), nobody has cancelled that, and the task has not been woken. */
+static bool
+is_resting(const Parked *parked)
+{
+    if (parked->mode != PARKED_RUNNING || parked->executing || parked->rests_on == NULL ||
+        !is_receive_future(parked, parked->rests_on))
+        return false;
+    return is_and_drop(call_method0(parked->rests_on, parked->factory->state->names.done), Py_False);
+}
+
+/* What the app came to when it was stepped at once. */
+static void
+settle(Parked *parked, PySendResult outcome, PyObject *result)
+{
+    const State *state = parked->factory->state;
+    if (outcome == PYGEN_NEXT && result == parked->rests_on && is_receive_future(parked, result)) {
+        if (PyObject_SetAttr(result, state->names.future_blocking, Py_False) < 0) /* its task has taken note of it before */
+            PyErr_Clear();
+        Py_DECREF(result);
+        return;
+    }
+    PyObject *future = parked->rests_on;
+    parked->rests_on = NULL;
+    if (outcome == PYGEN_NEXT) {
+        parked->mode = PARKED_TAKEN;
+        parked->by_wakeup = true;
+        parked->yielded = result;
+    }
+    else {
+        Py_XDECREF(result);
+        parked->mode = PARKED_FINISHED;
+        parked->by_wakeup = true;
+        parked->cancelled = finish_app(parked, outcome == PYGEN_ERROR);
+        parked->failed = outcome == PYGEN_ERROR;
+        Py_DECREF(parked); /* the cycle's: its task has another */
+    }
+    futures_resolve(state, &future);
+}
+
+bool
+task_step_at_once(Cycle *cycle)
+{
+    Parked *parked = cycle->parked;
+    if (parked == NULL || !is_resting(parked))
+        return false;
+    const State *state = parked->factory->state;
+    PyObject *outer = NULL;
+    PyObject *result = NULL;
+    Py_INCREF(parked);
+    if (task_enter(state, parked->factory->loop, parked->task, &outer) < 0) {
+        PyErr_Clear();
+        Py_DECREF(parked);
+        return false;
+    }
+    PyObject *coroutine = Py_NewRef(parked->coroutine);
+    PyObject *context = Py_NewRef(parked->context);
+    PyObject *task = Py_NewRef(parked->task);
+    parked->executing = parked->at_once = true;
+    PySendResult outcome = step_in_context(state, coroutine, context, NULL, &result);
+    parked->at_once = false;
+    Py_DECREF(coroutine);
+    Py_DECREF(context);
+    task_leave(state, parked->factory->loop, task, outer);
+    Py_DECREF(task);
+    settle(parked, outcome, result);
+    parked->executing = false;
+    Py_DECREF(parked);
+    return true;
+}
+
+/* The app has ended, and its task hears of it. */
+static PySendResult
+parked_task_hears(Parked *parked, PyObject **result)
+{
+    if (parked->cancelled) {
+        parked->mode = PARKED_ENDED;
+        Py_CLEAR(parked->task);
+        PyErr_SetNone(parked->factory->state->CancelledError);
+        return PYGEN_ERROR;
+    }
+    return park_or_end((Parked *)Py_NewRef(parked), !parked->failed, result);
 }
 
 /* An idle spare is cancelled (a loop that shuts down cancels every task): it leaves the pool and ends. */
@@ -180,6 +315,7 @@ parked_am_send(PyObject *self, PyObject *value, PyObject **result)
         return *result != NULL ? PYGEN_NEXT : PYGEN_ERROR;
     case PARKED_TAKEN: return parked_deliver(parked, result);
     case PARKED_RUNNING: return parked_step(parked, NULL, result);
+    case PARKED_FINISHED: return parked_task_hears(parked, result);
     case PARKED_CALIBRATE: return parked_calibrate(parked, result);
     case PARKED_IDLE: parked_leave_pool(parked); break; /* someone woke it: it is not ours any more */
     case PARKED_STEPPING:
@@ -322,6 +458,7 @@ parked_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(parked->coroutine);
     Py_VISIT(parked->context);
     Py_VISIT(parked->yielded);
+    Py_VISIT(parked->rests_on);
     return 0;
 }
 
@@ -339,6 +476,7 @@ parked_clear(PyObject *self)
     Py_CLEAR(parked->coroutine);
     Py_CLEAR(parked->context);
     Py_CLEAR(parked->yielded);
+    Py_CLEAR(parked->rests_on);
     return 0;
 }
 

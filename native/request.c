@@ -69,6 +69,7 @@ request_on_message_begin(PyObject *self, PyObject *unused)
     connection->expectation_failed = false;
     connection->underscored = false;
     connection->wants_upgrade = false;
+    connection->wants_websocket = false;
     connection->connection_upgrade = false;
     connection->connection_close = false;
     connection->connection_keep_alive = false;

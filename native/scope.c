@@ -180,3 +180,25 @@ fail:
     Py_XDECREF(scope);
     return NULL;
 }
+
+PyObject *
+scope_build_websocket(Cycle *cycle, PyObject *scope_base, PyObject *subprotocols)
+{
+    const State *state = cycle->factory->state;
+    PyObject *scope = scope_build(cycle, scope_base);
+    PyObject *extensions = PyDict_New();
+    bool tls = PyUnicode_CompareWithASCIIString(cycle->factory->scheme, "https") == 0;
+    if (scope != NULL && extensions != NULL &&
+        set_own(extensions, state->names.websocket_response, PyDict_New()) == 0 &&
+        PyDict_SetItem(scope, state->names.extensions, extensions) == 0 &&
+        PyDict_SetItem(scope, state->names.type, state->names.websocket) == 0 &&
+        PyDict_SetItem(scope, state->names.scheme, tls ? state->names.wss : state->names.ws) == 0 &&
+        PyDict_DelItem(scope, state->names.method) == 0 &&
+        set_own(scope, state->names.subprotocols, PySequence_List(subprotocols)) == 0) {
+        Py_DECREF(extensions);
+        return scope;
+    }
+    Py_XDECREF(extensions);
+    Py_XDECREF(scope);
+    return NULL;
+}

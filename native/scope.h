@@ -18,6 +18,9 @@ PyObject *scope_template(const Factory *factory, PyObject *client, PyObject *ser
  * loses its scheme and authority (RFC 9112 §3.2.2). New dict; NULL with MemoryError. */
 PyObject *scope_build(Cycle *cycle, PyObject *scope_base);
 
+/* The same for a WebSocket handshake; `subprotocols`: a list of str (borrowed). New dict; NULL with an exception. */
+PyObject *scope_build_websocket(Cycle *cycle, PyObject *scope_base, PyObject *subprotocols);
+
 /* `raw` percent-decoded, as UTF-8 with U+FFFD for what is not: new str, NULL with MemoryError. */
 PyObject *scope_decode_path(const char *raw, Py_ssize_t length);
 

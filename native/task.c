@@ -258,8 +258,8 @@ restore_outer(const State *state, PyObject *loop, PyObject **outer)
 
 /* Makes `task` the current one. If another is (a test drives us from a task), that one steps aside and
  * is returned in *outer. 0, or -1. */
-static int
-enter_task(const State *state, PyObject *loop, PyObject *task, PyObject **outer)
+int
+task_enter(const State *state, PyObject *loop, PyObject *task, PyObject **outer)
 {
     PyObject *args[2] = {loop, task};
     *outer = NULL;
@@ -287,8 +287,8 @@ enter_task(const State *state, PyObject *loop, PyObject *task, PyObject **outer)
 }
 
 /* Undoes enter_task; keeps a pending exception. Steals `outer`. */
-static void
-leave_task(const State *state, PyObject *loop, PyObject *task, PyObject *outer)
+void
+task_leave(const State *state, PyObject *loop, PyObject *task, PyObject *outer)
 {
     PyObject *pending = error_take();
     PyObject *args[2] = {loop, task};
@@ -345,11 +345,11 @@ task_run(Factory *factory, Cycle *cycle, PyObject *scope)
 
     ParkedMode before = parked->mode;
     Py_ssize_t references = Py_REFCNT(parked->task);
-    if (enter_task(state, factory->loop, parked->task, &outer) < 0)
+    if (task_enter(state, factory->loop, parked->task, &outer) < 0)
         goto fail;
     parked->mode = PARKED_STEPPING;
     PySendResult outcome = first_step(parked, cycle, context, scope, &result);
-    leave_task(state, factory->loop, parked->task, outer);
+    task_leave(state, factory->loop, parked->task, outer);
     Py_DECREF(scope);
 
     if (outcome == PYGEN_NEXT) {

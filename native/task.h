@@ -10,6 +10,10 @@
  * yielded, and the lot is resolved. On its next step the task yields the app's own future, and from
  * then on it is an ordinary task running the app. Another spare takes its place.
  *
+ * While the task waits for a receive() it can be spared that, too. task_step_at_once() steps the app under the task's
+ * identity as the first step was, and if the app comes to wait in a receive() again it waits for the same future: for its
+ * task nothing has happened. If it waits for something else, or ends, that future is resolved and the task goes on from there.
+ *
  * A task is used again only if nobody can tell: no new reference or weak reference to it, no
  * done-callback, no cancellation, the same name. Otherwise it ends, like any task whose work is done.
  */
@@ -27,6 +31,7 @@ typedef enum {
     PARKED_STEPPING,  /* lends its identity to the first step of an app */
     PARKED_TAKEN,     /* holds a suspended app that its task has not seen yet */
     PARKED_RUNNING,   /* its task runs the app */
+    PARKED_FINISHED,  /* the app has ended outside of its task, which does not know it yet */
     PARKED_CALIBRATE, /* measures the references of a clean task inside a step, then ends */
     PARKED_ENDED,
 } ParkedMode;
@@ -46,6 +51,10 @@ typedef struct Parked {
     PyObject *coroutine;
     PyObject *context;
     PyObject *yielded; /* until the task has seen it */
+    PyObject *rests_on; /* the future of a receive() that the task waits for, if it does and nothing else has happened */
+    bool cancelled;    /* PARKED_FINISHED: how the app ended */
+    bool failed;
+    bool at_once;      /* task_step_at_once() is on the stack */
     bool executing;    /* parked_step is on the stack */
     bool by_wakeup;    /* the next (or present) step of the task comes from a future's callback */
 } Parked;
@@ -58,6 +67,21 @@ int task_prepare(Factory *factory);
 /* Calls the app of `cycle` with `scope` (steals it) and runs it up to its first suspension; when it ends,
  * now or later, cycle_app_done is called. The caller holds a reference to the cycle. May run Python. */
 void task_run(Factory *factory, Cycle *cycle, PyObject *scope);
+
+/* Steps an app that waits in receive(), as its task would on the loop's next turn. False, and nothing done, where only the
+ * task itself can do it: the app waits for something else, or was cancelled. The caller holds a reference to the cycle.
+ * May run Python. */
+bool task_step_at_once(Cycle *cycle);
+
+/* Whether the app of `cycle` is stepped so just now. */
+static inline bool
+task_is_at_once(const Cycle *cycle)
+{
+    return cycle->parked != NULL && cycle->parked->at_once;
+}
+
+/* The future that a receive() of `cycle` waits for while task_step_at_once() steps its app: new reference; NULL: none. */
+PyObject *task_resting_future(const Cycle *cycle);
 
 /* Cancels the task of a suspended app. Errors are written as unraisable. May run Python. */
 void task_cancel(Parked *parked);
@@ -85,6 +109,13 @@ void parked_wake(Parked *parked);
 /* One later step of the app in its context. `error`: throw it in (borrowed), or NULL: go on. May run Python. */
 PySendResult step_in_context(const State *state, PyObject *coroutine, PyObject *context, PyObject *error,
                              PyObject **result);
+
+/* Makes `task` the current one. If another is (a test drives us from a task), that one steps aside and
+ * is returned in *outer. 0, or -1. */
+int task_enter(const State *state, PyObject *loop, PyObject *task, PyObject **outer);
+
+/* Undoes task_enter; keeps a pending exception. Steals `outer`. */
+void task_leave(const State *state, PyObject *loop, PyObject *task, PyObject *outer);
 
 /* Tells the cycle how the app ended. Consumes the pending exception if `failed`. May run Python. */
 void report_done(Cycle *cycle, bool failed);

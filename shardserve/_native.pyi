@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, final
 
-from .types import ASGIApp
+from .types import ASGIApp, WebSocketEngine
 
 __all__ = ["Connection", "ProtocolFactory", "debug_build"]
 
@@ -20,7 +20,10 @@ Client = tuple[str, int] | None
 
 @final
 class Connection:
-    """One HTTP/1.1 connection: the asyncio.Protocol and the httptools callbacks. Made by the factory only."""
+    """One connection, HTTP/1.1 or WebSocket: the asyncio.Protocol and the httptools callbacks.
+
+    Made by the factory only.
+    """
 
 @final
 class ProtocolFactory:
@@ -44,6 +47,7 @@ class ProtocolFactory:
         max_fd: int = 0,
         on_crowded: Callable[[], None] | None = None,
         underscore_headers: str = "safe",
+        websocket: WebSocketEngine | None = None,
         limit_request_line: int = 0,
         limit_request_head: int = 0,
         limit_request_field_size: int = 0,
@@ -59,13 +63,21 @@ class ProtocolFactory:
         body_window_ms: int = 0,
         body_min_rate: int = 0,
         write_stall_ms: int = 0,
+        ws_max_size: int = 0,
+        ws_max_queue: int = 0,
+        ws_compress_min: int = 0,
+        ws_ping_interval_ms: int = 0,
+        ws_ping_timeout_ms: int = 0,
+        ws_idle_ms: int = 0,
+        ws_close_ms: int = 0,
     ) -> None:
         """``context``: copied for every request; None gives every request an empty context.
         ``state``: the lifespan state, shallow-copied into every scope; None leaves the key out.
         ``headers``: sent with every response, in wire case.
         ``on_app_error(error, method, target, client, outcome)``: the app failed; ``outcome`` is
         what the client got: "500 sent", "connection closed early", "response already sent",
-        "client gone", or, for a request that ``abort()`` cancelled, "cut by the server".
+        "client gone", or, for a request that ``abort()`` cancelled, "cut by the server". For an accepted
+        WebSocket: "closed with 1011", "already closed" or "client gone"; ``method`` is then "WebSocket".
         ``on_reject(status, reason, client)``: a request that never reached the app, or was broken off by
         its client; ``reason`` is a line of ours or of the parser's. ``status`` 0: the connection was closed
         without an answer, because the response had begun or nobody reads it. Connections that end while
@@ -75,6 +87,7 @@ class ProtocolFactory:
         ``max_fd``, ``on_crowded()``: called for each new connection whose socket has this descriptor
         number or a higher one; 0 (or less): never. The kernel hands out the lowest free number, so
         descriptors are nearly used up. The connection is served like any other.
+        An accepted WebSocket is reported at once, with the method "WebSocket" and status 101.
         No error of these callables is raised; it goes to ``sys.unraisablehook``.
 
         What a client may take. Each of these is in bytes, requests or connections; 0 (or less): any number.
@@ -104,6 +117,16 @@ class ProtocolFactory:
         ``underscore_headers``: a field whose name has an underscore is, with "safe", dropped if the
         request also has the name with dashes, or if that is one that the server knows; with "allow"
         passed on, with "drop" dropped, with "reject" refused (400).
+
+        ``websocket``: who decides about WebSockets (RFC 6455); None: a handshake is an ordinary GET. A
+        refused handshake is reported to ``on_reject`` with its status, a WebSocket that the server
+        failed with its close code (1000 and more).
+        ``ws_max_size``: bytes of a message; else 1009, from the frame's header alone.
+        ``ws_max_queue``: messages parsed ahead of the app; beyond them nothing is read.
+        ``ws_compress_min``: the shortest message, in bytes, that is compressed if that was agreed; 0: none.
+        ``ws_ping_interval_ms``, ``ws_ping_timeout_ms``: a ping after so long, and nothing at all from the
+        client for so long behind it: 1011. ``ws_idle_ms``: no message either way (to a quarter more): 1001.
+        ``ws_close_ms``: for the client's answer to our close frame. 0 is never.
         """
 
     def __call__(self) -> Connection:
@@ -130,6 +153,8 @@ class ProtocolFactory:
         the client gets what it sends. An app that then returns without the last body message is no
         error; what it left is ended properly if it is ``text/event-stream``, else it is cut, so that
         the client can tell a part from the whole.
+
+        Every open WebSocket is closed with 1012, and counts.
 
         Returns how many were told now, each once. From now on a request that comes to be one of
         these is told by itself, uncounted; there is no way back.

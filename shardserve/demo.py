@@ -33,6 +33,7 @@ class Tally:
 
     started: float = field(default_factory=time.monotonic)
     requests: int = 0
+    websockets: int = 0  # open now
 
 
 # For servers that run without lifespan.
@@ -40,12 +41,11 @@ _without_lifespan = Tally()
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """The ASGI entry: lifespan, a WebSocket refused politely, or a request to a route."""
+    """The ASGI entry: lifespan, a WebSocket, or a request to a route."""
     if scope["type"] == "lifespan":
         await _lifespan(scope, receive, send)
     elif scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 1001, "reason": "The demo has no WebSocket yet"})
+        await _websocket(scope, receive, send)
     elif scope["type"] == "http":
         await _route(scope, receive, send)
     else:
@@ -64,7 +64,7 @@ async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _route(scope: Scope, receive: Receive, send: Send) -> None:
-    tally: Tally = scope.get("state", {}).get("tally", _without_lifespan)
+    tally = _tally(scope)
     tally.requests += 1
     path = _path(scope)
     routes = ROUTES.get(path)
@@ -79,6 +79,11 @@ async def _route(scope: Scope, receive: Receive, send: Send) -> None:
         await _send_json(scope, send, problem, status=405, headers=[(b"allow", allowed.encode())])
         return
     await handler(scope, receive, send, tally)
+
+
+def _tally(scope: Scope) -> Tally:
+    tally: Tally = scope.get("state", {}).get("tally", _without_lifespan)
+    return tally
 
 
 def _path(scope: Scope) -> str:
@@ -114,6 +119,7 @@ def whoami(tally: Tally) -> dict[str, Any]:
         "python": platform.python_version(),
         "uptime_s": round(time.monotonic() - tally.started, 3),
         "requests": tally.requests,
+        "websockets": tally.websockets,
     }
 
 
@@ -172,6 +178,7 @@ async def _client_gone(receive: Receive) -> None:
 
 
 async def _ws(scope: Scope, receive: Receive, send: Send, tally: Tally) -> None:
+    """A GET that is no handshake, or a server that serves no WebSocket (--ws none)."""
     # RFC 9110 §15.5.22: "The server MUST send an Upgrade header field in a 426 response";
     # §7.8: its sender "MUST also send an Upgrade connection option".
     headers = [*HTML_HEADERS, (b"upgrade", b"websocket"), (b"connection", b"upgrade")]
@@ -192,6 +199,47 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/ws": {"GET": _ws},
     "/health": {"GET": _health},
 }
+
+# The WebSocket
+
+
+async def _websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """First who is there, then every message back: a text in JSON, with its number; bytes as they came."""
+    await receive()  # websocket.connect
+    if _path(scope) != "/ws":
+        await _deny(scope, send)
+        return
+    tally, number = _tally(scope), 0
+    await send({"type": "websocket.accept"})
+    tally.websockets += 1
+    try:
+        await _send_text(send, whoami(tally))
+        while (message := await receive())["type"] == "websocket.receive":
+            number += 1
+            if message.get("bytes") is not None:
+                await send({"type": "websocket.send", "bytes": message["bytes"]})
+            else:
+                await _send_text(send, {"echo": message["text"], "message": number, "pid": os.getpid()})
+    except OSError:
+        return  # send() after the client went (ASGI WebSocket spec 2.4)
+    finally:
+        tally.websockets -= 1
+
+
+async def _deny(scope: Scope, send: Send) -> None:
+    """There is no WebSocket here: a 404 where the server can send one, else its 403."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    body = json.dumps({"error": "not found", "path": _path(scope)}, indent=2).encode() + b"\n"
+    headers = [*JSON_HEADERS, (b"content-length", str(len(body)).encode())]
+    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+async def _send_text(send: Send, value: Any) -> None:
+    await send({"type": "websocket.send", "text": json.dumps(value)})
+
 
 # Answers
 
@@ -254,7 +302,10 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 button { font: inherit; font-size: .92rem; color: var(--ink); background: var(--track);
   border: 1px solid var(--line); border-radius: 9px; padding: .35rem .9rem; cursor: pointer; }
 button:hover { border-color: var(--accent); }
-button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+input { font: inherit; font-size: .92rem; color: var(--ink); background: var(--bg); flex: 1; min-width: 0;
+  border: 1px solid var(--line); border-radius: 9px; padding: .35rem .8rem; }
+.say { display: flex; gap: .6rem; margin-top: .9rem; }
+button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 ul { list-style: none; padding: 0; margin: .6rem 0 0; }
 li { display: grid; grid-template-columns: 7.5rem 1fr auto; gap: .8rem; align-items: center;
   padding: .5rem 0; border-top: 1px solid var(--line); }
@@ -314,10 +365,38 @@ function events() {
     $("out").textContent += me.time + "  pid " + me.pid + "  core " + (me.core ?? "any") + "\\n";
     $("out").scrollTop = $("out").scrollHeight; };
 }
-const tries = { json: () => read("json"), stream: () => read("stream"), events, ws: () => read("ws"),
+const tries = { json: () => read("json"), stream: () => read("stream"), events,
   echo: () => read("echo", {method: "POST", body: "Sent at " + new Date().toISOString() + "\\n"}) };
 for (const name in tries) $("try-" + name).onclick = tries[name];
 beat();
+// The WebSocket. A worker that is replaced closes it with 1012: the next one is there already.
+let socket, sent = 0, wait = 250;
+const url = new URL("ws", location.href).href.replace(/^http/, "ws");
+function note(text) {
+  $("talk").append(new Date().toLocaleTimeString() + "  " + text + "\\n");
+  while ($("talk").childNodes.length > 200) $("talk").firstChild.remove();
+  $("talk").scrollTop = $("talk").scrollHeight;
+}
+function connect() {
+  socket = new WebSocket(url);
+  socket.onmessage = event => { const said = JSON.parse(event.data);
+    if ("websockets" in said) { wait = 250; note("connected to pid " + said.pid +
+      (said.core === null ? "" : ", core " + said.core)); ping(); }
+    else if (said.echo !== "") note("pid " + said.pid + " says: " + said.echo);
+    else $("state").textContent = "open \\u00b7 pid " + said.pid + " \\u00b7 message " + said.message +
+      " \\u00b7 there and back in " + (performance.now() - sent).toFixed(1) + " ms"; };
+  socket.onclose = event => {
+    const restart = event.code === 1012, how = "closed with " + event.code + (restart ? " (restart)" : "");
+    $("state").textContent = how; note(how + ", connecting again");
+    setTimeout(connect, restart ? wait * Math.random() : wait); wait = Math.min(10000, 2 * wait); };
+}
+function ping() { if (socket.readyState === WebSocket.OPEN) { sent = performance.now(); socket.send(""); } }
+function say() { if (socket.readyState === WebSocket.OPEN && $("words").value) {
+  socket.send($("words").value); $("words").value = ""; } }
+$("say").onclick = say;
+$("words").onkeydown = event => { if (event.key === "Enter") say(); };
+setInterval(() => document.hidden || ping(), 1000);
+connect();
 """
 
 _TRIES = "".join(
@@ -327,7 +406,6 @@ _TRIES = "".join(
         ("/echo", "POST: the body comes back as it arrives"),
         ("/stream", "ten parts, one every 0.2 seconds"),
         ("/events", "server-sent events: who is there, once a second"),
-        ("/ws", "WebSocket: what it says today"),
     )
 )
 
@@ -346,6 +424,10 @@ PAGE = _document(
     "listening socket. Every request below opens a new connection, and the kernel picks the worker.</p>"
     '<section><div class="row"><h2>Who answers</h2><button id="pause">Pause</button></div>'
     '<div id="bars"></div><p class="soft" id="sum" aria-live="off">Asking…</p></section>'
+    '<section><div class="row"><h2>WebSocket</h2><code>/ws</code></div>'
+    '<p class="soft" id="state" aria-live="off">Connecting…</p>'
+    '<div class="say"><input id="words" aria-label="A message" placeholder="Say something" maxlength="2000">'
+    '<button id="say">Send</button></div><pre id="talk" aria-live="polite"></pre></section>'
     f'<section><h2>Try it</h2><ul>{_TRIES}</ul><pre id="out" aria-live="polite"></pre></section>'
     '<p class="soft foot">Also: <a href="whoami">/whoami</a>, <a href="health">/health</a>.</p>'
     f"</main><script>{_SCRIPT}</script></body>",
@@ -353,7 +435,7 @@ PAGE = _document(
 
 WS_PAGE = _document(
     "shardserve: WebSocket",
-    '<body><main><h1>shard<b>serve</b></h1><p class="lead">This address is for WebSocket. The demo of it '
-    "arrives with the WebSocket support of the server; until then the answer is 426 Upgrade Required, "
-    'for browsers and WebSocket clients alike.</p><p><a href="./">Back to the demo</a></p></main></body>',
+    '<body><main><h1>shard<b>serve</b></h1><p class="lead">This address is for WebSockets, and this request '
+    "was not the handshake of one, or the server serves none (<code>--ws none</code>). The demo page talks "
+    'to it.</p><p><a href="./">To the demo</a></p></main></body>',
 )

@@ -2,6 +2,8 @@
 
     values.py    what one value may be: read it from text, check it, write it
     addresses.py the forms of ``bind``
+    setting.py   what is known of one setting, and how one is declared
+    mistakes.py  what is wrong with a configuration, as text
     model.py     THE declaration of every setting, and the frozen ``Config`` made of them
     tomlfile.py  a TOML file as (line, key, value)
     load.py      flags > environment > file > default, and every mistake at once

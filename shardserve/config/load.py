@@ -20,18 +20,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import tomlfile
-from .model import (
-    BY_ATTRIBUTE,
-    BY_NAME,
-    ENV_PREFIX,
-    SETTINGS,
-    Config,
-    Mistake,
-    Setting,
-    conflicts,
-    describe,
-    nearest,
-)
+from .mistakes import Mistake, conflicts, describe
+from .model import BY_ATTRIBUTE, BY_NAME, SETTINGS, Config, nearest
+from .setting import ENV_PREFIX, Setting
 
 FILE_NAME = "shardserve.toml"
 FILE_ENV = ENV_PREFIX + "CONFIG"

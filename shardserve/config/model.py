@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from .mistakes import Mistake, conflicts, describe
+from .setting import Setting, setting
 from .values import (
     BindAddress,
     Choice,
@@ -31,7 +33,6 @@ from .values import (
     Header,
     ImportString,
     Integer,
-    Kind,
     Many,
     Seconds,
     Size,
@@ -40,90 +41,20 @@ from .values import (
     UnixPath,
 )  # fmt: skip
 
-ENV_PREFIX = "SHARDSERVE_"
+# What the other rooms find here.
+__all__ = [
+    "BY_ATTRIBUTE", "BY_NAME", "SETTINGS", "Config", "Setting", "adopt", "describe", "from_json", "nearest",
+    "to_json",
+]  # fmt: skip
 
 # Of a line, a field, all fields: memory that a client can have before anybody knows what it wants.
 LARGEST_HEAD = 2**24
 
 # Sections of --help and of the reference, in this order.
-APPLICATION, ADDRESS, PROCESSES, RECYCLING, LIMITS, TIMEOUTS, CONTROL, LOGS, RESPONSES = (
-    "Application", "Address", "Processes", "Recycling", "Limits", "Timeouts", "Control", "Logs", "Responses",
+APPLICATION, ADDRESS, PROCESSES, RECYCLING, LIMITS, TIMEOUTS, WEBSOCKET, CONTROL, LOGS, RESPONSES = (
+    "Application", "Address", "Processes", "Recycling", "Limits", "Timeouts", "WebSocket", "Control", "Logs",
+    "Responses",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """The facts about one field of Config. ``default`` is the checked value, never text."""
-
-    attribute: str
-    kind: Kind
-    default: Any
-    help: str
-    group: str
-    unit: str  # written behind a value, unless its kind writes one
-    suffix: str  # the unit as the attribute's name ends in it
-    reloadable: bool  # a HUP adopts a change; otherwise it waits for a restart
-    argument: bool  # a positional argument of the command line, not a flag
-    flag_name: str  # without dashes; "" means the file key
-    fallback_env: tuple[str, ...]  # other people's variables, read after our own
-    unset: str  # what None means, in words
-
-    @property
-    def name(self) -> str:
-        """The attribute without its unit: how everything but Python code calls it."""
-        return self.attribute.removesuffix(f"_{self.suffix}") if self.suffix else self.attribute
-
-    @property
-    def key(self) -> str:
-        return self.name.replace("_", "-")
-
-    @property
-    def flag(self) -> str:
-        return self.metavar if self.argument else f"--{self.flag_name or self.key}"
-
-    @property
-    def negative_flag(self) -> str | None:
-        """Every switch can be switched off again: the file or the environment may have it on."""
-        return f"--no-{self.flag_name or self.key}" if isinstance(self.kind, Switch) else None
-
-    @property
-    def metavar(self) -> str:
-        return self.kind.metavar
-
-    @property
-    def env(self) -> tuple[str, ...]:
-        """The variables that set it, the strongest first."""
-        return (ENV_PREFIX + self.name.upper(), *self.fallback_env)
-
-    def check(self, value: object) -> Any:
-        """A Python value, normalised. Raises ValueError."""
-        return None if value is None and self.default is None else self.kind.check(value)
-
-    def to_text(self, value: Any) -> str:
-        return self.unset if value is None else self.kind.to_text(value)
-
-
-def setting(
-    default: Any,
-    kind: Kind,
-    *,
-    help: str,
-    group: str,
-    unit: str = "",
-    suffix: str = "",
-    reloadable: bool = True,
-    argument: bool = False,
-    flag_name: str = "",
-    fallback_env: tuple[str, ...] = (),
-    unset: str = "none",
-) -> Any:
-    """Declare one field of Config."""
-    facts = {
-        "kind": kind, "default": default, "help": help, "group": group, "unit": unit,
-        "suffix": suffix or unit, "reloadable": reloadable, "argument": argument, "flag_name": flag_name,
-        "fallback_env": fallback_env, "unset": unset,
-    }  # fmt: skip
-    return dataclasses.field(default=default, kw_only=not argument, metadata=facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,12 +262,11 @@ class Config:
         5.0, Seconds(), unit="s", group=TIMEOUTS,
         help="At reload: how long an idle connection may still bring one more request before it is closed.",
     )
-
     timeout_drain_streams_s: float = setting(
         5.0, Seconds(), unit="s", group=TIMEOUTS,
         # Long enough for a page that is being streamed, short enough not to use up the deadline.
         help="At shutdown and reload: after this long, endless responses (SSE) are told that their client "
-        "is gone.",
+        "is gone, and WebSockets are closed with 1012.",
     )
     timeout_worker_startup_s: float = setting(
         600.0, Seconds(), unit="s", group=TIMEOUTS,
@@ -352,6 +282,56 @@ class Config:
     loop_lag_warn_s: float = setting(
         1.0, Seconds(), unit="s", group=TIMEOUTS,
         help="Log the Python stack of a worker whose event loop has not turned for this long; 0 never.",
+    )
+
+    # WebSocket
+    ws: str = setting(
+        "auto", Choice(("auto", "none")), group=WEBSOCKET,
+        help="Serve WebSockets: auto does, none hands a handshake to the application as an ordinary GET.",
+    )
+    ws_max_size_bytes: int = setting(
+        2**24, Size(), suffix="bytes", group=WEBSOCKET,
+        # Uvicorn's, Gunicorn's and Hypercorn's.
+        help="Close a WebSocket with 1009 at a message larger than this, also once it is inflated; 0 is any "
+        "size.",
+    )
+    ws_max_queue: int = setting(
+        32, Integer(1, 2**31 - 1), group=WEBSOCKET,
+        # Uvicorn's. Nobody is refused by it: the client's next message waits in the socket.
+        help="Stop reading a WebSocket while this many messages wait for the application.",
+    )
+    ws_max_fragments: int = setting(
+        65536, Integer(1, 2**31 - 1), group=WEBSOCKET,
+        # 4 MiB in fragments of 64 bytes, the most that Autobahn's test suite sends. A fragment may be
+        # empty, so the size of a message does not bound their number.
+        help="Close a WebSocket with 1008 at a message in more fragments than this.",
+    )
+    ws_ping_interval_s: float = setting(
+        20.0, Seconds(), unit="s", group=WEBSOCKET,
+        # Uvicorn's, and well below the 60 s after which nginx takes a silent connection for dead.
+        help="Send a ping over each WebSocket this often; 0 never.",
+    )
+    ws_ping_timeout_s: float = setting(
+        20.0, Seconds(), unit="s", group=WEBSOCKET,
+        # Uvicorn's: a phone that changes networks is silent for some seconds.
+        help="Close a WebSocket with 1011 when nothing has come from its client for this long after a ping; "
+        "0 never.",
+    )
+    ws_per_message_deflate: bool = setting(
+        True, Switch(), group=WEBSOCKET,
+        # Uvicorn's. Without a context from message to message, so that an idle WebSocket holds no memory
+        # for it.
+        help="Compress messages (RFC 7692) where the client can.",
+    )
+    timeout_ws_idle_s: float = setting(
+        0.0, Seconds(), unit="s", group=WEBSOCKET,
+        # A WebSocket that waits for an event is in use, and pings find those that are dead.
+        help="Close a WebSocket with 1001 that has had no message, either way, for this long; 0 never.",
+    )
+    timeout_ws_close_s: float = setting(
+        10.0, Seconds(), unit="s", group=WEBSOCKET,
+        # What websockets and Uvicorn wait.
+        help="Cut a WebSocket whose client has not answered a close frame within this long; 0 never.",
     )
 
     # Control
@@ -415,38 +395,6 @@ SETTINGS: tuple[Setting, ...] = tuple(
 )
 BY_ATTRIBUTE: Mapping[str, Setting] = {one.attribute: one for one in SETTINGS}
 BY_NAME: Mapping[str, Setting] = {one.name: one for one in SETTINGS}
-
-
-# What is wrong with a configuration
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """``origin`` is where it was written: "/etc/shardserve.toml:3", "env SHARDSERVE_PORT", "flag --port"."""
-
-    origin: str
-    text: str
-
-
-def describe(mistakes: Iterable[Mistake]) -> str:
-    """Every mistake, one to a line, as the text of a ConfigError."""
-    lines = [f"{mistake.origin}: {mistake.text}" for mistake in mistakes]
-    count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-    return "\n".join([f"the configuration has {count}:", *(f"  {line}" for line in lines)])
-
-
-def conflicts(given: Mapping[str, Any], origins: Mapping[str, str]) -> list[Mistake]:
-    """What is wrong between settings that are each valid. ``given`` has only what was set explicitly."""
-    if not given.get("bind"):
-        return []
-    return [
-        Mistake(
-            origins[attribute],
-            f"{attribute} cannot be given together with bind ({origins['bind']}); add it to bind",
-        )
-        for attribute in ("host", "port", "uds", "fd")
-        if attribute in given
-    ]
 
 
 def nearest(word: str, *, cutoff: float = 0.6) -> str | None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .load import FILE_ENV, FILE_NAME
-from .model import SETTINGS, Config, Setting
+from .model import SETTINGS, Config
+from .setting import Setting
 from .values import Many, Switch
 
 REFERENCE_PATH = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"

@@ -1,4 +1,4 @@
-"""The access log: one line a response, in Uvicorn's words, written in batches.
+"""The access log: one line a response or accepted WebSocket, in Uvicorn's words, written in batches.
 
 Rules of this file: ``AccessLog.__call__`` runs once per request, so it does not import, format
 with ``logging``, or make a system call; it appends one string. The batch leaves with one write per
@@ -31,6 +31,10 @@ SHARED_WRITE_BYTES = select.PIPE_BUF
 # that could forge a field, the quote and the backslash (nginx escapes the same set, as \xNN).
 _SAFE = bytes(code for code in range(0x21, 0x7F) if chr(code) not in '"\\')
 _NEWLINE = 0x0A
+# What the native side calls the method of a WebSocket handshake. A client may send it as a method too:
+# its line then lacks the version, and can never say "accepted".
+WEBSOCKET = "WebSocket"
+_SWITCHING_PROTOCOLS = 101
 _STATUS_COLOURS = {1: "97", 2: "32", 3: "33", 4: "31", 5: "91"}
 
 
@@ -67,8 +71,14 @@ class AccessLog:
         peer = f"{client[0]}:{client[1]}" if client else ""
         if not peer.isprintable():  # an address that a proxy named can hold anything
             peer = printable(peer)
-        outcome = self._outcomes.get(status) or _outcome(status, self._colours)
-        line = f"{self._start}{peer}{self._open}{method} {text} HTTP/{http_version}{self._close}{outcome}\n"
+        if method == WEBSOCKET:
+            what = "[accepted]" if status == _SWITCHING_PROTOCOLS else status
+            line = f'{self._start}{peer} - "{method} {text}" {what}\n'
+        else:
+            outcome = self._outcomes.get(status) or _outcome(status, self._colours)
+            line = (
+                f"{self._start}{peer}{self._open}{method} {text} HTTP/{http_version}{self._close}{outcome}\n"
+            )
         if not self._lines:
             self._schedule(self.flush)
         self._lines.append(line)

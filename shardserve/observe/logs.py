@@ -47,6 +47,8 @@ _COLOURS = {
 }
 # RFC 9110's names, as the client is told them; http.HTTPStatus has them since Python 3.13.
 _PHRASES = {413: "Content Too Large", 414: "URI Too Long"}
+# RFC 6455 §7.4.2: close codes begin where no status of HTTP is.
+FIRST_CLOSE_CODE = 1000
 _PREFIX_WIDTH = 8  # of the longest level name, so that messages line up
 
 
@@ -200,7 +202,8 @@ def _comes_of_disconnect(error: BaseException, seen: set[int]) -> bool:
 
 
 class RejectReporter:
-    """The ``on_reject`` of the native side: requests that were refused, and connections that were cut.
+    """The ``on_reject`` of the native side: requests that were refused, connections that were cut, and
+    WebSockets that were failed.
 
     At most one line a second, whatever arrives: anybody on the network can cause these, and a log
     must not be the cheapest thing to flood. What was held back is counted in the next line, or in
@@ -218,21 +221,27 @@ class RejectReporter:
         # Held back and not yet told.
         self._rejected = 0
         self._closed = 0
+        self._failed = 0
 
     def __call__(self, status: int, reason: str, client: Client) -> None:
-        """``status`` 0: the connection was closed without an answer, for which it was too late."""
+        """``status`` 0: the connection was closed without an answer, for which it was too late; 1000 and
+        more: a WebSocket was failed with this close code (RFC 6455 §7.1.7).
+        """
         now = self._clock()
         if now < self._quiet_until:
-            self._rejected += status != 0
             self._closed += status == 0
+            self._rejected += 0 < status < FIRST_CLOSE_CODE
+            self._failed += status >= FIRST_CLOSE_CODE
             return
         self._quiet_until = now + self.PAUSE_S
-        held_back = self._rejected + self._closed
+        held_back = self._rejected + self._closed + self._failed
         more = f" ({held_back} more since the last such line)" if held_back else ""
-        self._rejected = self._closed = 0
+        self._rejected = self._closed = self._failed = 0
         who, why = address(client), printable(reason)
         if status == 0:
             self._log.warning("Closed the connection of %s without an answer: %s%s", who, why, more)
+        elif status >= FIRST_CLOSE_CODE:
+            self._log.warning("Closed the WebSocket of %s with %d: %s%s", who, status, why, more)
         else:
             what = f"{status} {_phrase(status)}".rstrip()
             self._log.warning("Rejected a request from %s: %s: %s%s", who, what, why, more)
@@ -249,11 +258,13 @@ class RejectReporter:
             told.append(f"rejected {_more(self._rejected, 'request')}")
         if self._closed:
             told.append(f"closed {_more(self._closed, 'connection')} without an answer")
+        if self._failed:
+            told.append(f"closed {_more(self._failed, 'WebSocket')}")
         if not told:
             return
         text = ", ".join(told)
         self._log.warning("%s", text[0].upper() + text[1:])
-        self._rejected = self._closed = 0
+        self._rejected = self._closed = self._failed = 0
         self._quiet_until = self._clock() + self.PAUSE_S
 
 

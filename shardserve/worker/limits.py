@@ -1,9 +1,10 @@
 """What the settings say of requests and connections, as the native side is told it.
 
-Rules of this file: nothing is decided here, and no value is written here: what a setting may be and
-what it is by default is ``config/model.py``. ``RequestLimits`` are keyword arguments of
-``_native.ProtocolFactory``: whole numbers, of milliseconds and bytes, where 0 is no limit. A limit
-reaches the native side through this file only, in a worker as in a test.
+Rules of this file: nothing is decided here, and no value is written here but one that is no setting: what
+a setting may be and what it is by default is ``config/model.py``. ``RequestLimits`` are keyword arguments of
+``_native.ProtocolFactory``: whole numbers, of milliseconds and bytes, where 0 is no limit; and the
+engine that its WebSockets share. A limit reaches the native side through this file only, in a worker
+as in a test.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from __future__ import annotations
 from typing import TypedDict
 
 from ..config.model import Config
+from ..ws.engine import Engine
+
+# A message below this fits one packet anyhow, and compressing it takes more time than sending it.
+WS_COMPRESS_MIN_BYTES = 1024
 
 
 class RequestLimits(TypedDict):
@@ -32,6 +37,14 @@ class RequestLimits(TypedDict):
     limit_connections: int
     limit_concurrency: int
     underscore_headers: str
+    websocket: Engine | None
+    ws_max_size: int
+    ws_max_queue: int
+    ws_ping_interval_ms: int
+    ws_ping_timeout_ms: int
+    ws_idle_ms: int
+    ws_close_ms: int
+    ws_compress_min: int
 
 
 def request_limits(config: Config) -> RequestLimits:
@@ -54,7 +67,26 @@ def request_limits(config: Config) -> RequestLimits:
         "limit_connections": config.limit_connections or 0,
         "limit_concurrency": config.limit_concurrency or 0,
         "underscore_headers": config.underscore_headers,
+        "websocket": _engine(config),
+        "ws_max_size": config.ws_max_size_bytes,
+        "ws_max_queue": config.ws_max_queue,
+        "ws_ping_interval_ms": _deadline_ms(config.ws_ping_interval_s),
+        "ws_ping_timeout_ms": _deadline_ms(config.ws_ping_timeout_s),
+        "ws_idle_ms": _deadline_ms(config.timeout_ws_idle_s),
+        "ws_close_ms": _deadline_ms(config.timeout_ws_close_s),
+        "ws_compress_min": WS_COMPRESS_MIN_BYTES,
     }
+
+
+def _engine(config: Config) -> Engine | None:
+    """One for each factory; none: a handshake is an ordinary GET."""
+    if config.ws == "none":
+        return None
+    return Engine(
+        max_size_bytes=config.ws_max_size_bytes,
+        max_fragments=config.ws_max_fragments,
+        deflate=config.ws_per_message_deflate,
+    )
 
 
 def _deadline_ms(seconds: float) -> int:

@@ -299,10 +299,11 @@ class Server:
         return served, cut
 
     def _end_streams(self, factory: Factory) -> None:
-        """Tell responses without an end that their client is gone; from now on the factory does."""
+        """End what has no end: WebSockets, and responses that only end with their client. From now on
+        the factory does so by itself."""
         told = factory.end_streams()
         if told:
-            log.info("Told %d streaming responses that their clients are gone.", told)
+            log.info("Told %d streaming responses and WebSockets that it is time to end.", told)
 
     def _cut_everything(self, factory: Factory) -> int:
         self._end_ticking()

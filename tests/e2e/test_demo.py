@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from shardserve import demo
+from tests.helpers.chromium import Chromium, needs_chromium
 from tests.helpers.curl import command, curl, needs_curl, needs_curl_with_http2
-from tests.helpers.master_process import until
+from tests.helpers.master_process import PATIENCE_S, until
 from tests.helpers.server import ServerProcess
 
 pytestmark = needs_curl
@@ -121,6 +126,75 @@ def test_events_go_on_until_curl_goes(server: ServerProcess) -> None:
 def test_ws_says_what_it_needs(server: ServerProcess) -> None:
     answer = curl(f"{server.url}/ws")
     assert (answer.status, answer.headers["upgrade"]) == (426, "websocket")
+
+
+def open_websocket(server: ServerProcess, path: str = "/ws") -> Any:
+    url = server.url.replace("http", "ws", 1) + path
+    return connect(url, proxy=None, open_timeout=PATIENCE_S, close_timeout=PATIENCE_S, max_size=None)
+
+
+def test_a_websocket(server: ServerProcess) -> None:
+    with open_websocket(server) as client:
+        hello = json.loads(client.recv(PATIENCE_S))
+        assert hello["pid"] in server.pids()
+        assert hello["websockets"] == 1
+        client.send("some text")
+        answer = {"echo": "some text", "message": 1, "pid": hello["pid"]}
+        assert json.loads(client.recv(PATIENCE_S)) == answer
+        client.send(LARGE)
+        assert client.recv(PATIENCE_S) == LARGE
+    server.saw_access(r'"WebSocket /ws" \[accepted\]$')
+
+
+def test_a_websocket_elsewhere_is_not_found(server: ServerProcess) -> None:
+    with pytest.raises(InvalidStatus) as refused, open_websocket(server, "/json"):
+        pass
+    answer = refused.value.response
+    assert answer.status_code == 404
+    assert json.loads(answer.body or b"") == {"error": "not found", "path": "/json"}
+    server.saw_access(r'"WebSocket /json" 404$')
+
+
+def test_a_reload_moves_a_websocket_to_the_next_worker(tmp_path: Path) -> None:
+    flags = ("--workers", "1", "--timeout-drain-streams", "0")
+    with ServerProcess(tmp_path / "server", "shardserve.demo:app", *flags, app_dir=None) as server:
+        with open_websocket(server) as client:
+            before = json.loads(client.recv(PATIENCE_S))["pid"]
+            server.send(signal.SIGHUP)
+            with pytest.raises(ConnectionClosed) as closed:
+                client.recv(PATIENCE_S)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        with open_websocket(server) as client:
+            assert json.loads(client.recv(PATIENCE_S))["pid"] != before
+
+
+@needs_chromium
+def test_the_page_talks_to_each_worker_in_turn(tmp_path: Path) -> None:
+    """Also: what comes back from the server is text there, and never HTML."""
+    flags = ("--workers", "1", "--timeout-drain-streams", "0")
+    with (
+        Chromium() as browser,
+        ServerProcess(tmp_path / "server", "shardserve.demo:app", *flags, app_dir=None) as server,
+    ):
+        page = browser.open(f"{server.url}/")
+
+        def noted(text: str) -> None:
+            until(lambda: text in page.value("document.querySelector('#talk').textContent"), text)
+
+        (pid,) = server.pids()
+        noted(f"connected to pid {pid}")
+        until(lambda: f"pid {pid}" in page.value("document.querySelector('#state').textContent"), "an answer")
+        page.run(
+            "document.querySelector('#words').value = args[0]; document.querySelector('#say').click();", "<b>"
+        )
+        noted(f"pid {pid} says: <b>")
+        assert page.value("document.querySelector('#talk b')") is None
+        server.send(signal.SIGHUP)
+        noted("closed with 1012 (restart), connecting again")
+        until(lambda: server.pids() and pid not in server.pids(), "the old worker to go")
+        (pid,) = server.pids()
+        noted(f"connected to pid {pid}")
 
 
 def test_not_found_and_not_allowed(server: ServerProcess) -> None:

@@ -159,3 +159,17 @@ def test_hup_with_a_broken_file_changes_nothing(serve: Serve, tmp_path: Path) ->
     server.saw("the old configuration stays")
     assert ask(server).headers["x-version"] == "1"
     assert server.pids() == before
+
+
+HANDSHAKE = {
+    "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}  # fmt: skip
+
+
+def test_websockets_can_be_switched_off(serve: Serve) -> None:
+    server = serve("probe:app", "--ws", "none", "--workers", "1")
+    with client_of(server) as client:
+        answer = client.get("/", headers=HANDSHAKE)
+    assert answer.status_code == 200
+    assert (answer.json()["method"], answer.json()["scheme"]) == ("GET", "http")

@@ -75,6 +75,7 @@ async def test_page_finds_its_endpoints_below_a_root_path():
     page = (await asked("GET", "/")).body.decode()
     assert 'fetch("/' not in page
     assert 'EventSource("/' not in page
+    assert 'new URL("/' not in page
     client = await asked("GET", "/mounted/json", root_path="/mounted")
     assert client.status == 200
     assert (await asked("GET", "/mounted", root_path="/mounted/")).status == 200
@@ -203,17 +204,96 @@ async def test_events_end_when_send_finds_the_client_gone():
         await demo.app(scope, client.receive, send)
 
 
-async def test_ws_says_what_will_be_here():
+async def test_ws_tells_a_get_that_it_is_for_websockets():
     client = await asked("GET", "/ws")
     assert client.status == 426
     assert client.headers[b"upgrade"] == b"websocket"
+    assert client.headers[b"connection"] == b"upgrade"
     assert b"WebSocket" in client.body
 
 
-async def test_websocket_is_refused():
-    client = Client()
-    await demo.app({"type": "websocket"}, client.receive, client.send)
-    assert client.sent[0]["type"] == "websocket.close"
+class Socket:
+    """One WebSocket to the demo, which gets ``messages`` and then the disconnect."""
+
+    def __init__(self, *messages: str | bytes) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.tally = demo.Tally()
+        self.open_then: list[int] = []
+        self._coming: list[dict[str, Any]] = [{"type": "websocket.connect"}]
+        for one in messages:
+            text, data = (one, None) if isinstance(one, str) else (None, one)
+            self._coming.append({"type": "websocket.receive", "text": text, "bytes": data})
+
+    async def talk(self, path: str = "/ws", **scope: Any) -> None:
+        scope = {"type": "websocket", "path": path, "headers": [], "state": {"tally": self.tally}, **scope}
+        await demo.app(scope, self.receive, self.send)
+
+    async def receive(self) -> dict[str, Any]:
+        self.open_then.append(self.tally.websockets)
+        return self._coming.pop(0) if self._coming else {"type": "websocket.disconnect", "code": 1001}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+async def test_a_websocket_hears_who_is_there_and_itself():
+    socket = Socket("one", b"two", "")
+    await socket.talk()
+    accepted, hello, one, two, empty = socket.sent
+    assert accepted == {"type": "websocket.accept"}
+    assert json.loads(hello["text"])["pid"] == os.getpid()
+    assert json.loads(hello["text"])["websockets"] == 1
+    assert json.loads(one["text"]) == {"echo": "one", "message": 1, "pid": os.getpid()}
+    assert two == {"type": "websocket.send", "bytes": b"two"}
+    assert json.loads(empty["text"]) == {"echo": "", "message": 3, "pid": os.getpid()}
+
+
+async def test_open_websockets_are_counted():
+    socket = Socket("one")
+    await socket.talk()
+    assert socket.open_then == [0, 1, 1]
+    assert socket.tally.websockets == 0
+
+
+async def test_a_websocket_whose_client_went_ends_quietly():
+    socket = Socket("one")
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.send":
+            raise OSError("gone")
+
+    socket.send = send  # type: ignore[method-assign]
+    await socket.talk()
+    assert socket.tally.websockets == 0
+
+
+async def test_a_websocket_works_without_a_lifespan_state():
+    socket = Socket("one")
+    scope = {"type": "websocket", "path": "/ws", "headers": []}
+    await demo.app(scope, socket.receive, socket.send)
+    assert len(socket.sent) == 3
+
+
+async def test_a_websocket_below_a_root_path():
+    socket = Socket()
+    await socket.talk("/mounted/ws", root_path="/mounted")
+    assert socket.sent[0] == {"type": "websocket.accept"}
+
+
+async def test_a_websocket_elsewhere_is_denied():
+    socket = Socket()
+    await socket.talk("/json", extensions={"websocket.http.response": {}})
+    start, body = socket.sent
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 404)
+    assert dict(start["headers"])[b"content-type"] == b"application/json"
+    assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
+    assert json.loads(body["body"]) == {"error": "not found", "path": "/json"}
+
+
+async def test_a_websocket_elsewhere_is_closed_where_no_denial_can_be_sent():
+    socket = Socket()
+    await socket.talk("/json")
+    assert socket.sent == [{"type": "websocket.close"}]
 
 
 async def test_lifespan_makes_the_state():

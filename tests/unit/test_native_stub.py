@@ -85,6 +85,7 @@ def arguments() -> dict[str, Any]:
         "max_fd": 1000,
         "on_crowded": print,
         "underscore_headers": "drop",
+        "websocket": object(),
         "limit_request_line": 1000,
         "limit_request_head": 1000,
         "limit_request_field_size": 1000,
@@ -100,6 +101,13 @@ def arguments() -> dict[str, Any]:
         "body_window_ms": 1000,
         "body_min_rate": 1000,
         "write_stall_ms": 1000,
+        "ws_max_size": 1000,
+        "ws_max_queue": 10,
+        "ws_compress_min": 1000,
+        "ws_ping_interval_ms": 1000,
+        "ws_ping_timeout_ms": 1000,
+        "ws_idle_ms": 1000,
+        "ws_close_ms": 1000,
     }
 
 

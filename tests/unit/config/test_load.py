@@ -110,6 +110,15 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     timeout_worker_startup = 5
     timeout_worker_healthcheck = 6
     loop_lag_warn = 0
+    ws = "none"
+    ws_max_size = "1MiB"
+    ws_max_queue = 14
+    ws_max_fragments = 15
+    ws_ping_interval = 16
+    ws_ping_timeout = 17.5
+    ws_per_message_deflate = false
+    timeout_ws_idle = 18
+    timeout_ws_close = 19
     control_socket = "off"
     pid = "/p"
     log_level = "error"
@@ -134,6 +143,8 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
         timeout_request_body_grace_s=9.5, timeout_write_stall_s=0, timeout_keep_alive_s=1,
         timeout_graceful_shutdown_s=2.5, timeout_drain_idle_s=3, timeout_drain_streams_s=4,
         timeout_worker_startup_s=5, timeout_worker_healthcheck_s=6, loop_lag_warn_s=0,
+        ws="none", ws_max_size_bytes=2**20, ws_max_queue=14, ws_max_fragments=15, ws_ping_interval_s=16,
+        ws_ping_timeout_s=17.5, ws_per_message_deflate=False, timeout_ws_idle_s=18, timeout_ws_close_s=19,
         control_socket="off", pid="/p", log_level="error", access_log=False, use_colors=True,
         server_header=False, date_header=False, headers=(("A", "b"),),
     )  # fmt: skip

@@ -71,6 +71,15 @@ OTHER: dict[str, Any] = {
     "timeout_worker_startup_s": 0.0,
     "timeout_worker_healthcheck_s": 10.0,
     "loop_lag_warn_s": 0.5,
+    "ws": "none",
+    "ws_max_size_bytes": 2**20,
+    "ws_max_queue": 1,
+    "ws_max_fragments": 2**31 - 1,
+    "ws_ping_interval_s": 0.0,
+    "ws_ping_timeout_s": 0.5,
+    "ws_per_message_deflate": False,
+    "timeout_ws_idle_s": 300.0,
+    "timeout_ws_close_s": 0.0,
     "control_socket": "/run/c.sock",
     "pid": "/run/a.pid",
     "log_level": "trace",
@@ -195,6 +204,17 @@ def test_limits_never_contradict_each_other() -> None:
         ("timeout_request_head_s", 604801),
         ("timeout_request_body_grace_s", -1),
         ("timeout_write_stall_s", float("nan")),
+        ("ws", "wsproto"),
+        ("ws_max_size_bytes", -1),
+        ("ws_max_size_bytes", 2**50 + 1),
+        ("ws_max_queue", 0),
+        ("ws_max_queue", 2**31),
+        ("ws_max_fragments", 0),
+        ("ws_max_fragments", 2**31),
+        ("ws_ping_interval_s", -1),
+        ("ws_ping_timeout_s", 604801),
+        ("timeout_ws_idle_s", -0.1),
+        ("timeout_ws_close_s", float("inf")),
     ],
 )
 def test_a_limit_has_bounds(setting: str, value: Any) -> None:
@@ -242,7 +262,8 @@ def test_uvicorn_names() -> None:
         "server-header", "date-header", "root-path", "backlog", "timeout-keep-alive",
         "timeout-graceful-shutdown", "header", "app-dir", "reset-contextvars", "factory",
         "limit-concurrency", "limit-max-requests", "limit-max-requests-jitter",
-        "timeout-worker-healthcheck",
+        "timeout-worker-healthcheck", "ws", "ws-max-size", "ws-max-queue", "ws-ping-interval",
+        "ws-ping-timeout", "ws-per-message-deflate",
     }  # fmt: skip
     own = {
         "APP", "uds-permissions", "bind", "affinity", "balance", "preload", "reload-parallel",
@@ -251,7 +272,8 @@ def test_uvicorn_names() -> None:
         "limit-connections", "limit-keep-alive-requests", "limit-request-line", "limit-request-fields",
         "limit-request-field-size", "limit-request-head", "limit-request-body", "limit-pipelined",
         "underscore-headers", "timeout-first-byte", "timeout-request-head", "min-request-body-rate",
-        "timeout-request-body-grace", "timeout-write-stall",
+        "timeout-request-body-grace", "timeout-write-stall", "ws-max-fragments", "timeout-ws-idle",
+        "timeout-ws-close",
     }  # fmt: skip
     assert {one.flag.removeprefix("--") for one in SETTINGS} == uvicorn | own
 
@@ -275,7 +297,7 @@ def test_uvicorn_defaults() -> None:
         assert (default or None) == (one.default or None), one.name
         assert one.flag in theirs[one.name].opts
         compared += 1
-    assert compared >= 17
+    assert compared >= 23
 
 
 def test_importing_the_model_stays_cheap() -> None:

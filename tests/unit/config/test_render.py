@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from shardserve.config import render
 from shardserve.config.load import Loader
 from shardserve.config.model import SETTINGS
@@ -61,20 +63,23 @@ def test_show_has_value_unit_and_origin(tmp_path: Path) -> None:
     assert cells["uds-permissions"] == ["uds-permissions", "666", "default"]
 
 
-def rows_of_limits() -> list[list[str]]:
-    """The two tables of docs/operations.md as cells, without their heads."""
+def rows_of(title: str) -> list[list[str]]:
+    """The tables of one section of docs/operations.md as cells, without their heads."""
     text = (render.REFERENCE_PATH.parents[1] / "operations.md").read_text()
-    section = text.split("## Limits and slow clients\n")[1].split("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
-    assert len(rows) > 10
+    section = text.split(f"## {title}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `--")]
+    assert len(rows) > 5
     return rows
 
 
-def test_operations_has_every_limit_and_its_default() -> None:
+@pytest.mark.parametrize(
+    ("title", "group"), [("Limits and slow clients", "Limits"), ("WebSockets", "WebSocket")]
+)
+def test_operations_has_every_limit_and_its_default(title: str, group: str) -> None:
     """Not generated, because it says more than the reference; so it is compared."""
-    rows = {row[0].split("`")[1]: row[1] for row in rows_of_limits()}
+    rows = {row[0].split("`")[1]: row[1].strip(" |") for row in rows_of(title)}
     for one in SETTINGS:
-        if one.group == "Limits":
+        if one.group == group:
             assert one.flag in rows
         if one.flag in rows:
             default = "none" if one.default is None else f"{one.to_text(one.default)} {one.unit}".rstrip()
@@ -85,5 +90,5 @@ def test_operations_has_every_limit_and_its_default() -> None:
 def test_operations_has_the_reasons_that_are_logged() -> None:
     native = Path(__file__).parents[3] / "native"
     code = "".join(path.read_text() for path in native.glob("*.c"))
-    for row in rows_of_limits():
+    for row in rows_of("Limits and slow clients"):
         assert row[-1] == "nothing" or f'"{row[-1]}"' in code, row[-1]

@@ -109,6 +109,29 @@ def test_the_plain_line(pipe, turn):
     )
 
 
+@pytest.mark.parametrize("colours", [False, True])
+@pytest.mark.parametrize(("status", "shown"), [(101, "[accepted]"), (403, "403"), (418, "418"), (500, "500")])
+def test_lines_of_websockets_are_uvicorns(pipe, turn, colours, status, shown):
+    """Which writes them with its other logger: neither bold nor coloured behind the level."""
+    log = AccessLog(schedule=turn.call_soon, fd=pipe.write_fd, colours=colours)
+    log(CLIENT, "WebSocket", b"/ws?x=1", "1.1", status)
+    log.flush()
+    formatter = pytest.importorskip("uvicorn.logging").DefaultFormatter(
+        "%(levelprefix)s %(message)s", use_colors=colours
+    )
+    text = '%s - "WebSocket %s" ' + shown
+    arguments = ("127.0.0.1:50000", "/ws?x=1")
+    record = logging.LogRecord("uvicorn.error", logging.INFO, "", 0, text, arguments, None)
+    assert pipe.read().decode() == formatter.format(record) + "\n"
+
+
+def test_a_target_of_a_websocket_cannot_forge_anything_either(pipe, turn):
+    log = AccessLog(schedule=turn.call_soon, fd=pipe.write_fd)
+    log(None, "WebSocket", b'/" [accepted]\n', "1.1", 403)
+    turn.run()
+    assert pipe.read() == b'INFO:      - "WebSocket /\\x22\\x20[accepted]\\x0a" 403\n'
+
+
 @pytest.mark.parametrize(
     ("target", "shown"),
     [

@@ -275,11 +275,23 @@ def test_a_connection_closed_without_an_answer_says_so(out):
     ]
 
 
+def test_a_failed_websocket_says_its_close_code(out):
+    logs.configure(Settings(), stream=out)
+    logs.RejectReporter()(1009, "a frame\x1b[2J\nis too large", ("10.0.0.1", 5))
+    logs.RejectReporter()(1000, "why", None)
+    logs.RejectReporter()(4999, "why", None)
+    assert out.getvalue().splitlines() == [
+        "WARNING:  Closed the WebSocket of 10.0.0.1:5 with 1009: a frame\\x1b[2J\\x0ais too large",
+        "WARNING:  Closed the WebSocket of a local client with 1000: why",
+        "WARNING:  Closed the WebSocket of a local client with 4999: why",
+    ]
+
+
 def test_one_line_a_second_over_all_kinds(out):
     logs.configure(Settings(), stream=out)
     now = 100.0
     reject = logs.RejectReporter(clock=lambda: now)
-    for status in (408, 0, 0, 400, 503):
+    for status in (408, 0, 0, 400, 1002):
         reject(status, "why", None)
     now += 1
     reject(0, "why", None)
@@ -297,6 +309,11 @@ def test_one_line_a_second_over_all_kinds(out):
         ((0,), "Closed 1 more connection without an answer"),
         ((0, 0), "Closed 2 more connections without an answer"),
         ((0, 413, 0, 400, 431), "Rejected 3 more requests, closed 2 more connections without an answer"),
+        ((1009,), "Closed 1 more WebSocket"),
+        (
+            (999, 1000, 0, 1011),
+            "Rejected 1 more request, closed 1 more connection without an answer, closed 2 more WebSockets",
+        ),
     ],
 )
 def test_what_is_held_back_is_counted_by_its_kind(out, held_back, told):

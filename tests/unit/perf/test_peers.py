@@ -12,8 +12,9 @@ from perf import peer_env
 from perf.peer_env import Interpreters, missing
 from perf.peers import BASELINE, BY_NAME, SERVERS, Home, Server, requirements
 from perf.scenarios import BY_NAME as SCENARIOS
+from perf.scenarios import WEBSOCKET
 
-FIELDS = {"python", "app", "port", "floor", "node", "perf"}
+FIELDS = {"python", "app", "port", "floor", "ws_floor", "node", "perf"}
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
@@ -29,6 +30,12 @@ def test_rows_are_whole(server: Server) -> None:
 def test_names_are_unique_and_the_baseline_is_among_them() -> None:
     assert len(BY_NAME) == len(SERVERS)
     assert BY_NAME[BASELINE].by_default
+
+
+def test_the_websocket_scenarios_have_the_baseline_and_the_yardsticks() -> None:
+    taking_part = {row.name for row in SERVERS if row.scenarios is None or row.scenarios & WEBSOCKET}
+    assert {"ws-floor", "picows", "shardserve", BASELINE, "h2corn", "granian-ws"} <= taking_part
+    assert not {"floor", "node", "freastal", "fastpysgi", "granian"} & taking_part
 
 
 def test_every_python_server_listens_on_loopback_only() -> None:

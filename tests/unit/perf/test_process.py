@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from perf import host, process
+from perf import cc, host, process
 from perf.peer_env import ROOT
 from perf.probe import ProbeError, ask
 from perf.process import Meter, Process, StartError, cpu_clock_ns, free_port, stop_all
@@ -160,8 +160,9 @@ def test_meter_sees_the_whole_tree(tmp_path: Path) -> None:
     assert meter.rss_kib > 1000
 
 
-def test_floor_compiles_without_a_warning(tmp_path: Path) -> None:
-    source = ROOT / "perf" / "floor.c"
+@pytest.mark.parametrize("name", ["floor", "ws_floor", "ws_load"])
+def test_the_c_programs_compile_without_a_warning(name: str, tmp_path: Path) -> None:
+    source = ROOT / "perf" / f"{name}.c"
     command = [
         "cc",
         "-std=c11",
@@ -171,16 +172,16 @@ def test_floor_compiles_without_a_warning(tmp_path: Path) -> None:
         "-Werror",
         str(source),
         "-o",
-        str(tmp_path / "floor"),
+        str(tmp_path / name),
     ]
     subprocess.run(command, check=True)
 
 
 def test_floor_answers_heads_cut_anywhere(tmp_path: Path) -> None:
-    from perf.rounds import build_floor
-
     port = free_port()
-    server = Process([str(build_floor(tmp_path)), str(port)], port=port, core=CORE, log_path=tmp_path / "log")
+    server = Process(
+        [str(cc.build("floor", tmp_path)), str(port)], port=port, core=CORE, log_path=tmp_path / "log"
+    )
     try:
         server.wait_ready(replace(PLAIN, pipeline=40))
         with socket.create_connection(("127.0.0.1", port), timeout=5) as client:

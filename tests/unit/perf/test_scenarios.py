@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from perf.scenarios import BY_NAME, SCENARIOS, Scenario, request_bytes
+from perf import cli
+from perf.scenarios import BY_NAME, HTTP, SCENARIOS, WEBSOCKET, Scenario, request_bytes
 
 
 def test_names_are_unique_and_fit_in_a_file_name() -> None:
@@ -27,7 +28,28 @@ def test_request_bytes_frame_the_body() -> None:
     assert len(body) == 1024
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_every_scenario_is_http_or_websocket() -> None:
+    assert BY_NAME.keys() == HTTP | WEBSOCKET
+    assert not HTTP & WEBSOCKET
+
+
+def test_the_echo_is_measured_small_and_large_shallow_and_deep() -> None:
+    rows = [BY_NAME[name] for name in WEBSOCKET]
+    assert {(len(row.body), row.pipeline) for row in rows} == {(64, 1), (64, 16), (16384, 1), (16384, 16)}
+    assert all(row.body == row.expect_body for row in rows)
+    assert {row.unit for row in rows} == {"msg"}
+
+
+def test_a_group_stands_for_its_rows() -> None:
+    names = ",".join(scenario.name for scenario in SCENARIOS if scenario.group == "ws-echo")
+    assert set(names.split(",")) == WEBSOCKET
+    assert cli.without_groups("plain, ws-echo") == f"plain,{names}"
+    assert cli.without_groups("plain,nonesuch") == "plain,nonesuch"
+    assert cli.without_groups(",") == ","
+    assert cli.without_groups(None) is None
+
+
+@pytest.mark.parametrize("scenario", [BY_NAME[name] for name in sorted(HTTP)], ids=lambda row: row.name)
 async def test_the_app_answers_what_the_table_expects(scenario: Scenario) -> None:
     for package in scenario.packages:
         pytest.importorskip(package)
@@ -83,3 +105,28 @@ async def test_the_apps_say_yes_to_lifespan() -> None:
 
     await apps.plain({"type": "lifespan"}, receive, send)
     assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_the_echo_app_sends_back_bytes_and_text_until_the_client_is_gone() -> None:
+    from perf import apps
+
+    came = iter(
+        [
+            {"type": "websocket.connect"},
+            {"type": "websocket.receive", "bytes": b"", "text": None},
+            {"type": "websocket.receive", "bytes": None, "text": "a"},
+            {"type": "websocket.receive", "text": "b"},
+            {"type": "websocket.disconnect", "code": 1000},
+        ]
+    )
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(came)
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    await apps.ws_echo({"type": "websocket"}, receive, send)
+    assert [message.get("bytes", message.get("text")) for message in said] == [None, b"", "a", "b"]
+    assert said[0] == {"type": "websocket.accept"}

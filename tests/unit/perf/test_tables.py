@@ -59,6 +59,17 @@ def test_without_the_baseline_there_is_no_ratio() -> None:
     assert row.split()[-3:] == ["–", "–", "–"]
 
 
+def test_messages_are_counted_as_messages() -> None:
+    shown = report(uvicorn=[20.0])
+    shown.scenarios.append(ScenarioResult("ws-echo-64", dict(shown.scenarios[0].samples)))
+    shown.host["ws_load"] = "cc 1"
+    text = tables.render(shown)
+    assert "CPU µs/req" in text
+    assert "CPU µs/msg" in text
+    assert "msg/s" in text
+    assert "wrk (4), ws_load (cc 1) on CPU 1" in text
+
+
 def test_errors_skips_and_restless_servers_are_shown() -> None:
     shown = report(uvicorn=[20.0])
     result = shown.scenarios[0]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from perf import wrk
+from perf.load import RESULT_MARK, LoadError
 from perf.scenarios import BY_NAME, Scenario
 
 RESULT = (
     '{"requests":61320,"duration_us":1002341,"bytes":9013040,'
     '"connect":0,"read":2,"write":0,"status":0,"timeout":5,"p50_us":512.0,"p99_us":1840.0,"max_us":9000.0}'
 )
-OUTPUT = f"Running 1s test @ http://127.0.0.1:1/\n  1 threads\n{wrk.RESULT_MARK}{RESULT}\n"
+OUTPUT = f"Running 1s test @ http://127.0.0.1:1/\n  1 threads\n{RESULT_MARK}{RESULT}\n"
 
 
 def test_parse_reads_the_done_line() -> None:
@@ -34,7 +35,7 @@ def test_parse_leaves_out_latency_of_pipelined_requests() -> None:
     ("output", "last"), [("", "nothing"), ("a\nunable to connect\n", "unable to connect")]
 )
 def test_parse_without_a_result_says_wrks_last_words(output: str, last: str) -> None:
-    with pytest.raises(wrk.WrkError, match=last):
+    with pytest.raises(LoadError, match=last):
         wrk.parse(output)
 
 
@@ -59,5 +60,5 @@ def test_script_quotes_what_lua_would_read_otherwise() -> None:
 
 def test_wrk_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(wrk.WrkError, match="install the package wrk"):
+    with pytest.raises(LoadError, match="install the package wrk"):
         wrk.find()
