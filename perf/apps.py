@@ -93,6 +93,21 @@ async def stream(scope: Message, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def ws_echo(scope: Message, receive: Receive, send: Send) -> None:
+    """Every WebSocket message back as it came, until the client is gone."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        data = message.get("bytes")
+        if data is None:
+            await send({"type": "websocket.send", "text": message["text"]})
+        else:
+            await send({"type": "websocket.send", "bytes": data})
+
+
 async def suspend(scope: Message, receive: Receive, send: Send) -> None:
     """As plain, after giving the event loop one turn: what awaiting a database does to the server."""
     if scope["type"] == "lifespan":

@@ -13,14 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perf import host, wrk
+from perf import host
 from perf.interrupts import Interrupts
+from perf.load import LATE_S
 from perf.peer_env import Interpreters, missing
 from perf.peers import Server
 from perf.process import START_DEADLINE_S, STOP_DEADLINE_S
 from perf.progress import Progress
 from perf.results import Report, ScenarioResult
-from perf.rounds import ScenarioRun, Settings, Tools, can
+from perf.rounds import TOOLS, ScenarioRun, Settings, Tools, can
 from perf.scenarios import Scenario
 
 _START_GUESS_S = 1.0
@@ -29,14 +30,14 @@ _ROUND_OVERHEAD_S = 0.15
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a run takes, in seconds: likely, and if every start and every wrk is as late as allowed."""
+    """How long a run takes, in seconds: likely, and if everything is as late as allowed."""
 
     likely_s: float
     at_most_s: float
 
 
 class Bench:
-    """One run. ``run`` returns a Report, also after a Ctrl-C."""
+    """One run. ``run`` returns a Report, also after a Ctrl-C. Raises LoadError if a tool is missing."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Bench:
         self._servers = servers
         self._scenarios = scenarios
         self._settings = settings
-        self._wrk = wrk.find()
+        self._tools = {one.tool: TOOLS[one.tool].version() for one in scenarios}
         self._interpreters = interpreters or Interpreters.find()
         self._progress = progress or Progress(self.steps())
 
@@ -58,7 +59,7 @@ class Bench:
         runs = sum(self._able(scenario) for scenario in self._scenarios)
         loads = 1 + self._settings.rounds
         loaded_s = self._settings.warm_up_s + self._settings.rounds * self._settings.seconds
-        late_s = START_DEADLINE_S + STOP_DEADLINE_S + loads * wrk.LATE_S
+        late_s = START_DEADLINE_S + STOP_DEADLINE_S + loads * LATE_S
         return Estimate(
             likely_s=runs * (_START_GUESS_S + loaded_s + loads * _ROUND_OVERHEAD_S),
             at_most_s=runs * (loaded_s + late_s),
@@ -72,7 +73,7 @@ class Bench:
         """Measure everything. A KeyboardInterrupt ends it early with what there is."""
         report = Report(
             started=datetime.now(UTC).isoformat(timespec="seconds"),
-            host=host.facts(self._wrk),
+            host=host.facts() | self._tools_used(),
             settings=asdict(self._settings),
             servers={server.name: self._identify(server) for server in self._servers},
         )
@@ -82,7 +83,6 @@ class Bench:
                 interpreters=self._interpreters,
                 progress=self._progress,
                 interrupts=interrupts,
-                wrk=self._wrk,
                 folder=Path(folder),
             )
             try:
@@ -94,6 +94,10 @@ class Bench:
                 report.interrupted = True
         self._progress.close()
         return report
+
+    def _tools_used(self) -> dict[str, str]:
+        """By name, as facts of the run."""
+        return {tool.value: version for tool, version in self._tools.items()}
 
     def _able(self, scenario: Scenario) -> int:
         """How many servers are expected to run the scenario."""

@@ -14,8 +14,9 @@ from typing import TypeVar
 import click
 
 from perf import compare as comparing
-from perf import host, peer_env, results, tables, wrk
+from perf import host, peer_env, results, tables
 from perf.bench import Bench
+from perf.load import LoadError
 from perf.peers import BASELINE, SERVERS, Server
 from perf.progress import duration
 from perf.rounds import Settings
@@ -32,13 +33,18 @@ def main() -> None:
 
 @main.command()
 @click.option("--servers", help="Comma-separated names, or 'all'.  [default: the main peers]")
-@click.option("--scenarios", help="Comma-separated names.  [default: all]")
+@click.option(
+    "--scenarios",
+    "--scenario",
+    "scenarios",
+    help="Comma-separated names, or a group's: ws-echo.  [default: all]",
+)
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Per round.")
 @click.option("--connections", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--json", "json_path", type=_FILE, help="Write every raw sample and the host's facts here.")
 @click.option("--server-core", type=int, help="CPU of the server.  [default: the first allowed]")
-@click.option("--load-core", type=int, help="CPU of wrk.  [default: the second allowed]")
+@click.option("--load-core", type=int, help="CPU of the load.  [default: the second allowed]")
 def bench(
     servers: str | None,
     scenarios: str | None,
@@ -49,9 +55,9 @@ def bench(
     server_core: int | None,
     load_core: int | None,
 ) -> None:
-    """Run servers in turn, one worker on one core, wrk on another, and compare CPU per request."""
+    """Run servers in turn, one worker on one core, the load on another, and compare CPU per request."""
     chosen_servers = _servers(servers)
-    chosen_scenarios = _pick(scenarios, SCENARIOS, "--scenarios")
+    chosen_scenarios = _pick(without_groups(scenarios), SCENARIOS, "--scenarios")
     server_core, load_core = _cores(server_core, load_core)
     settings = Settings(
         server_core=server_core,
@@ -64,7 +70,7 @@ def bench(
         raise click.BadParameter(f"no such folder: {json_path.parent}", param_hint="--json")
     try:
         run = Bench(chosen_servers, chosen_scenarios, settings)
-    except wrk.WrkError as error:
+    except LoadError as error:
         raise click.ClickException(str(error)) from None
     _announce(run, settings)
     report = run.run()
@@ -147,6 +153,17 @@ def _pick(names: str | None, rows: tuple[Row, ...], flag: str) -> list[Row]:
     return [by_name[name] for name in wanted]
 
 
+def without_groups(names: str | None) -> str | None:
+    """The names of scenarios, each group's replaced by those of its rows."""
+    if names is None:
+        return None
+    rows: list[str] = []
+    for name in map(str.strip, names.split(",")):
+        members = [scenario.name for scenario in SCENARIOS if scenario.group == name and name]
+        rows += members or [name]
+    return ",".join(rows)
+
+
 def _cores(server: int | None, load: int | None) -> tuple[int, int]:
     """The two CPUs; by default the first two this process may use."""
     allowed = sorted(os.sched_getaffinity(0))
@@ -156,7 +173,7 @@ def _cores(server: int | None, load: int | None) -> tuple[int, int]:
         if cpu not in allowed:
             raise click.BadParameter(f"CPU {cpu} is not among the allowed {allowed}", param_hint=flag)
     if server == load:
-        _say(f"warning: server and wrk share CPU {server}: latency and requests/s mean nothing here")
+        _say(f"warning: server and load share CPU {server}: latency and requests/s mean nothing here")
     elif host.share_a_core(server, load):
         _say(f"warning: CPUs {server} and {load} are threads of one core and slow each other down")
     return server, load

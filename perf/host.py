@@ -17,7 +17,7 @@ from perf.peer_env import ROOT
 _SYSCTLS = ("net/core/somaxconn", "net/ipv4/tcp_max_syn_backlog", "net/ipv4/tcp_tw_reuse")
 
 
-def facts(wrk: str) -> dict[str, Any]:
+def facts() -> dict[str, Any]:
     """What to store with a result."""
     found: dict[str, Any] = {
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text()),
@@ -26,7 +26,6 @@ def facts(wrk: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2),
-        "wrk": _wrk_version(wrk),
         "commit": commit(),
         "sysctl": {name.replace("/", "."): value for name in _SYSCTLS if (value := _sysctl(name))},
     }
@@ -72,13 +71,6 @@ def _git(*arguments: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _wrk_version(wrk: str) -> str:
-    # "wrk -v" prints its version, then its usage, and ends with 1.
-    done = subprocess.run([wrk, "-v"], capture_output=True, text=True)
-    words = (done.stdout + done.stderr).split()
-    return words[1] if len(words) > 1 else "?"
 
 
 def _sysctl(name: str) -> str:

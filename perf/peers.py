@@ -2,7 +2,8 @@
 
 Rules of this file: a row is data. ``argv`` is a template whose fields process.py fills in; nothing
 here starts, measures or formats. Every server gets one worker, its access log off (or on, in the
-variants named so), uvloop and its C parser where it has them, and otherwise its own defaults:
+variants named so), uvloop and its C parser where it has them, and otherwise its own defaults
+(permessage-deflate among them: the client does not offer it, so nobody compresses):
 a peer is measured as its authors would start it for a benchmark, and never worse.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+
+from perf.scenarios import HTTP, WEBSOCKET
 
 
 class Home(Enum):
@@ -22,7 +25,7 @@ class Home(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """How one server is started. Fields of argv: {python} {app} {port} {floor} {node} {perf}."""
+    """How one server is started. Fields of argv: {python} {app} {port} {floor} {ws_floor} {node} {perf}."""
 
     name: str
     what: str
@@ -42,6 +45,9 @@ class Server:
 BASELINE = "uvicorn"
 """The server the others are compared with."""
 
+C_PROGRAMS = ("floor", "ws_floor")
+"""The fields of argv that are programs of this folder, compiled when they are needed."""
+
 FIXED_ANSWER = frozenset({"plain", "browser", "pipelined-16"})
 
 _SHARDSERVE = (
@@ -50,7 +56,12 @@ _SHARDSERVE = (
 )
 _UVICORN = (
     *("{python}", "-m", "uvicorn", "{app}", "--host", "127.0.0.1", "--port", "{port}"),
-    *("--loop", "uvloop", "--http", "httptools"),
+    *("--loop", "uvloop", "--http", "httptools", "--ws", "websockets-sansio"),
+)
+_GRANIAN = (
+    *("{python}", "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"),
+    *("--port", "{port}", "--workers", "1", "--loop", "uvloop", "--http", "1"),
+    *("--log-level", "warning"),
 )
 
 SERVERS: tuple[Server, ...] = (
@@ -61,6 +72,21 @@ SERVERS: tuple[Server, ...] = (
         argv=("{floor}", "{port}"),
         program="cc",
         scenarios=FIXED_ANSWER,
+    ),
+    Server(
+        name="ws-floor",
+        what="a C epoll loop that echoes WebSocket messages: the least this machine can do",
+        home=Home.NONE,
+        argv=("{ws_floor}", "{port}"),
+        program="cc",
+        scenarios=WEBSOCKET,
+    ),
+    Server(
+        name="picows",
+        what="Cython, callbacks instead of ASGI: for distance",
+        argv=("{python}", "-m", "perf.picows_echo", "127.0.0.1", "{port}"),
+        packages=("picows", "uvloop"),
+        scenarios=WEBSOCKET,
     ),
     Server(
         name="shardserve",
@@ -77,30 +103,34 @@ SERVERS: tuple[Server, ...] = (
     ),
     Server(
         name="uvicorn",
-        what="uvloop + httptools",
+        what="uvloop + httptools, websockets",
         argv=(*_UVICORN, "--no-access-log", "--log-level", "warning"),
-        packages=("uvicorn", "uvloop", "httptools"),
+        packages=("uvicorn", "uvloop", "httptools", "websockets"),
     ),
     Server(
         name="uvicorn-accesslog",
         what="uvloop + httptools, its default access log",
         argv=_UVICORN,
-        packages=("uvicorn", "uvloop", "httptools"),
+        packages=("uvicorn", "uvloop", "httptools", "websockets"),
         by_default=False,
     ),
     Server(
         name="granian",
         what="Rust, hyper",
-        argv=(
-            *("{python}", "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"),
-            *("--port", "{port}", "--workers", "1", "--loop", "uvloop", "--http", "1", "--no-ws"),
-            *("--log-level", "warning", "{app}"),
-        ),
+        argv=(*_GRANIAN, "--no-ws", "{app}"),
         packages=("granian", "uvloop"),
+        scenarios=HTTP,
+    ),
+    Server(
+        name="granian-ws",
+        what="Rust, hyper + tungstenite",
+        argv=(*_GRANIAN, "--ws", "{app}"),
+        packages=("granian", "uvloop"),
+        scenarios=WEBSOCKET,
     ),
     Server(
         name="hypercorn",
-        what="Python, h11",
+        what="Python, h11, wsproto",
         argv=(
             *("{python}", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "1"),
             *("--worker-class", "uvloop", "--log-level", "warning", "{app}"),
@@ -123,12 +153,14 @@ SERVERS: tuple[Server, ...] = (
         what="C, libuv + picohttpparser",
         argv=("{python}", "-m", "perf.launch", "freastal", "{app}", "{port}"),
         packages=("freastal",),
+        scenarios=HTTP,
     ),
     Server(
         name="fastpysgi",
         what="C, libuv + llhttp",
         argv=("{python}", "-m", "perf.launch", "fastpysgi", "{app}", "{port}"),
         packages=("fastpysgi",),
+        scenarios=HTTP,
     ),
     Server(
         name="h2corn",

@@ -1,8 +1,9 @@
 """Does this server give the right answer? One connection, a few requests, every answer compared.
 
 Rules of this file: no server is timed before it has passed here, and what is right is the scenario's
-word. Responses are read with httptools, so that every framing (length, chunks, end of connection)
-counts as right. Failing to connect is an OSError (try again); a wrong answer is a ProbeError (do not).
+word. Responses are read with httptools and WebSockets with the websockets package, so that everything
+that the protocol allows (length, chunks, fragments) counts as right. Failing to connect is an OSError
+(try again); a wrong answer is a ProbeError (do not).
 """
 
 from __future__ import annotations
@@ -10,11 +11,17 @@ from __future__ import annotations
 import socket
 
 import httptools
+from websockets.client import ClientProtocol
+from websockets.frames import DATA_OPCODES, Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
-from perf.scenarios import Scenario, request_bytes
+from perf.scenarios import Scenario, Tool, request_bytes
 
 _READ_SIZE = 65536
 _SHOWN = 40
+_HANDSHAKE_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+"""RFC 6455 §1.3's sample, the one key whose answer ws_floor.c knows by heart."""
 
 
 class ProbeError(Exception):
@@ -49,6 +56,13 @@ class _Responses:
 
 def ask(port: int, scenario: Scenario, *, count: int, timeout_s: float) -> None:
     """Send ``count`` of the scenario's requests at once; return if all answers are right."""
+    if scenario.tool is Tool.WS_LOAD:
+        _ask_websocket(port, scenario, count, timeout_s)
+    else:
+        _ask_http(port, scenario, count, timeout_s)
+
+
+def _ask_http(port: int, scenario: Scenario, count: int, timeout_s: float) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as client:
         client.sendall(request_bytes(scenario, f"127.0.0.1:{port}") * count)
         responses = _read(client, count)
@@ -76,6 +90,87 @@ def _read(client: socket.socket, count: int) -> list[tuple[int, bytes]]:
         except httptools.HttpParserError as error:
             raise ProbeError(f"not HTTP: {error}") from None
     return responses.done
+
+
+def _ask_websocket(port: int, scenario: Scenario, count: int, timeout_s: float) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as client:
+        session = _Session(client, f"ws://127.0.0.1:{port}{scenario.path}")
+        session.open()
+        echoes = session.exchange([scenario.body] * count)
+        session.close()
+    for echo in echoes:
+        if echo != scenario.expect_body:
+            raise ProbeError(f"echo {_show(echo)}, not {_show(scenario.expect_body)}")
+
+
+class _Session:
+    """One WebSocket, no extension offered, from handshake to close."""
+
+    def __init__(self, client: socket.socket, address: str) -> None:
+        self._client = client
+        self._protocol = ClientProtocol(parse_uri(address), max_size=None)
+        self._protocol.key = _HANDSHAKE_KEY
+        self._frames: list[Frame] = []
+
+    def open(self) -> None:
+        self._protocol.send_request(self._protocol.connect())
+        self._flush()
+        while self._protocol.state is State.CONNECTING and self._receive():
+            pass
+        if self._protocol.state is not State.OPEN:
+            raise ProbeError(f"handshake: {self._protocol.handshake_exc or 'no answer'}")
+
+    def exchange(self, messages: list[bytes]) -> list[bytes]:
+        """Send all of them, then read as many binary ones."""
+        for message in messages:
+            self._protocol.send_binary(message)
+        self._flush()
+        echoes: list[bytes] = []
+        while len(echoes) < len(messages):
+            echo = self._message()
+            if echo is None:
+                why = self._protocol.close_exc if self._protocol.state is State.CLOSED else "no more came"
+                raise ProbeError(f"{len(echoes)} of {len(messages)} messages echoed: {why}")
+            echoes.append(echo)
+        return echoes
+
+    def close(self) -> None:
+        """Say goodbye; what the server makes of it is not asked here."""
+        self._protocol.send_close(1000)
+        self._flush()
+
+    def _message(self) -> bytes | None:
+        """The next message, its fragments joined; None if none comes."""
+        body = b""
+        while True:
+            while self._frames:
+                frame = self._frames.pop(0)
+                if frame.opcode is Opcode.TEXT:
+                    raise ProbeError("a text message echoes a binary one")
+                if frame.opcode in DATA_OPCODES:
+                    body += frame.data
+                    if frame.fin:
+                        return body
+            if not self._receive():
+                return None
+
+    def _receive(self) -> bool:
+        """Read once; False when nothing more comes."""
+        try:
+            data = self._client.recv(_READ_SIZE)
+        except TimeoutError:
+            return False
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
+        self._frames += [event for event in self._protocol.events_received() if isinstance(event, Frame)]
+        self._flush()
+        return bool(data)
+
+    def _flush(self) -> None:
+        for data in filter(None, self._protocol.data_to_send()):
+            self._client.sendall(data)
 
 
 def _show(body: bytes) -> str:

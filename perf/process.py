@@ -114,7 +114,7 @@ class Process:
         try:
             ask(self.port, scenario, count=scenario.pipeline, timeout_s=2.0)
         except (ProbeError, OSError) as error:
-            raise StartError(f"cannot do {scenario.pipeline} pipelined: {error}", self.log_tail()) from None
+            raise StartError(f"cannot do {scenario.pipeline} at once: {error}", self.log_tail()) from None
 
     def meter(self) -> Meter:
         """CPU and memory of the server and all its descendants, now."""

@@ -33,6 +33,7 @@ class Sample:
     wall_ns: int
     """Around the load generator, so the share of a core in use is cpu_ns / wall_ns."""
     requests: int
+    """Or messages: what the scenario counts."""
     duration_us: int
     response_bytes: int
     p50_us: float | None

@@ -3,30 +3,36 @@
 Rules of this file: within a scenario every server is started once and runs to the end, idle when it
 is not its turn, and the rounds go round-robin with a moving start, so that drift of the machine falls
 on all alike. A server that fails is dropped with one line and keeps the samples it has; it never
-stops the others. How a server is started is process.py's, how load is made is wrk.py's.
+stops the others. How a server is started is process.py's, how load is made is the business
+of the tool that the scenario names (TOOLS).
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
-from perf import wrk
+from perf import cc
 from perf.interrupts import Interrupts
+from perf.load import Generator, Load, LoadError
 from perf.peer_env import Interpreters, missing
-from perf.peers import Server
+from perf.peers import C_PROGRAMS, Server
 from perf.process import Process, StartError, fill, free_port, stop_all
 from perf.progress import Progress
 from perf.results import IDLE_LIMIT, Sample, ScenarioResult
-from perf.scenarios import Scenario
+from perf.scenarios import Scenario, Tool
+from perf.wrk import Wrk
+from perf.ws_load import WsLoad
 
 _IDLE_LOOK_S = 0.1
 _IDLE_LOOKS = 5
 HERE = Path(__file__).resolve().parent
+TOOLS: dict[Tool, type[Generator]] = {Tool.WRK: Wrk, Tool.WS_LOAD: WsLoad}
+"""Who runs each load tool."""
 WARM_UP_S = 0.5
 """Enough for CPython to specialise what it runs and for the socket buffers to grow."""
 
@@ -54,11 +60,30 @@ class Tools:
     interpreters: Interpreters
     progress: Progress
     interrupts: Interrupts
-    wrk: str
     folder: Path
-    """For scripts, logs and the compiled floor; it goes when the run ends."""
+    """For scripts, logs and compiled programs; it goes when the run ends."""
     noted: set[str] = field(default_factory=set)
     """The skip lines already shown: once is enough, however many scenarios there are."""
+
+
+class Stopwatch:
+    """What a server spends inside a ``with`` block, for one load."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.cpu_ns = 0
+        self.wall_ns = 0
+        self.rss_kib = 0
+
+    def __enter__(self) -> Self:
+        self._before, self._began = self._process.meter(), time.monotonic_ns()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        after, ended = self._process.meter(), time.monotonic_ns()
+        self.cpu_ns = after.cpu_since(self._before)
+        self.wall_ns = ended - self._began
+        self.rss_kib = after.rss_kib
 
 
 class ScenarioRun:
@@ -68,13 +93,12 @@ class ScenarioRun:
         self._tools = tools
         self._scenario = scenario
         self._result = result
-        self._script = tools.folder / f"{scenario.name}.lua"
+        self._generator = TOOLS[scenario.tool](tools.folder)
         self._running: dict[str, Process] = {}
         self._restless: set[str] = set()
         """Servers that spin when idle, frozen unless it is their turn."""
 
     def run(self, servers: Sequence[Server]) -> None:
-        self._script.write_text(wrk.script(self._scenario))
         try:
             for server in servers:
                 if can(server, self._scenario):
@@ -104,12 +128,12 @@ class ScenarioRun:
                     log_path=self._tools.folder / f"{self._scenario.name}-{server.name}.log",
                 )
             process.wait_ready(self._scenario)
-            self._load(process, self._tools.settings.warm_up_s)
+            self._load(process, self._tools.settings.warm_up_s, Stopwatch(process))
             process.check_alive("under its first load")
             self._watch_idle(server.name, process)
-        except StartError as error:
+        except (StartError, cc.CompileError) as error:
             self._drop(server.name, str(error), error.log)
-        except (wrk.WrkError, OSError) as error:
+        except (LoadError, OSError) as error:
             self._drop(server.name, f"could not be warmed up: {error}")
 
     def _watch_idle(self, name: str, process: Process) -> None:
@@ -130,9 +154,10 @@ class ScenarioRun:
     def _command(self, server: Server) -> tuple[list[str], int]:
         port = free_port()
         fields = {"app": self._scenario.app, "port": str(port), "perf": str(HERE)}
-        if "{floor}" in server.argv:
-            fields["floor"] = str(build_floor(self._tools.folder))
-        elif server.program is not None:
+        for name in C_PROGRAMS:
+            if f"{{{name}}}" in server.argv:
+                fields[name] = str(cc.build(name, self._tools.folder))
+        if server.program is not None:
             fields[server.program] = shutil.which(server.program) or server.program
         python = self._tools.interpreters.python(server)
         if python is not None:
@@ -147,7 +172,7 @@ class ScenarioRun:
         self._tools.progress.step(f"{self._scenario.name}: round {number + 1}/{rounds} {name}")
         try:
             sample = self._measure(name, process, number)
-        except wrk.WrkError as error:
+        except LoadError as error:
             how = process.ended()
             why = f"{error}" if how is None else f"the server died ({how})"
             self._drop(name, f"round {number + 1}: {why}", process.log_tail())
@@ -163,15 +188,14 @@ class ScenarioRun:
     def _measure(self, name: str, process: Process, number: int) -> Sample:
         if name in self._restless:
             process.thaw()
-        before, began = process.meter(), time.monotonic_ns()
-        load = self._load(process, self._tools.settings.seconds)
-        after, ended = process.meter(), time.monotonic_ns()
+        watch = Stopwatch(process)
+        load = self._load(process, self._tools.settings.seconds, watch)
         if name in self._restless:
             process.freeze()
         return Sample(
             round=number,
-            cpu_ns=after.cpu_since(before),
-            wall_ns=ended - began,
+            cpu_ns=watch.cpu_ns,
+            wall_ns=watch.wall_ns,
             requests=load.requests,
             duration_us=load.duration_us,
             response_bytes=load.response_bytes,
@@ -179,19 +203,18 @@ class ScenarioRun:
             p99_us=load.p99_us,
             max_us=load.max_us,
             errors=load.errors,
-            rss_kib=after.rss_kib,
+            rss_kib=watch.rss_kib,
         )
 
-    def _load(self, process: Process, seconds: float) -> wrk.Load:
+    def _load(self, process: Process, seconds: float, measured: Stopwatch) -> Load:
         settings = self._tools.settings
-        return wrk.run(
+        return self._generator.run(
             process.port,
             self._scenario,
-            self._script,
             seconds=seconds,
             connections=settings.connections,
-            cores=[settings.load_core],
-            wrk=self._tools.wrk,
+            core=settings.load_core,
+            measured=measured,
         )
 
     def _drop(self, name: str, why: str, log: str = "") -> None:
@@ -214,14 +237,3 @@ class ScenarioRun:
 def can(server: Server, scenario: Scenario) -> bool:
     """Whether the server takes part in the scenario at all: one with a fixed answer often does not."""
     return server.scenarios is None or scenario.name in server.scenarios
-
-
-def build_floor(folder: Path) -> Path:
-    """Compile floor.c into ``folder``, once."""
-    binary = folder / "floor"
-    if not binary.exists():
-        command = ["cc", "-O2", "-std=c11", str(HERE / "floor.c"), "-o", str(binary)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise StartError("floor.c does not compile", done.stderr)
-    return binary

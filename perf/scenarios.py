@@ -1,36 +1,60 @@
 """The scenarios: one row per thing a client does to a server.
 
-Rules of this file: a row is data. What is sent, which app answers and what the right answer is are
-all here; how load is made is wrk.py's business. A scenario whose correct answer is not written down
-cannot be added, because a server that answers wrongly fast must not win.
+Rules of this file: a row is data. What is sent, which app answers, what the right answer is and which
+tool makes the load are all here; how it is made is that tool's module's business. A scenario whose
+correct answer is not written down cannot be added, because a server that answers wrongly fast must not
+win.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from enum import Enum
 
 from perf import apps
 
 Headers = tuple[tuple[str, str], ...]
 
 
+class Tool(Enum):
+    """The load generators, by the module that runs them."""
+
+    WRK = "wrk"
+    """HTTP/1.1 requests."""
+    WS_LOAD = "ws_load"
+    """Binary WebSocket messages to an echo."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One kind of request, the app that answers it, and the answer a correct server gives."""
+    """One kind of request, the app that answers it, and the answer a correct server gives.
+
+    With WS_LOAD a request is a message: ``body`` is its payload and ``expect_body`` the echo's. The tool
+    sends messages of that size with a content of its own, and checks each of them.
+    """
 
     name: str
     what: str
     app: str
     expect_body: bytes
+    tool: Tool = Tool.WRK
+    group: str = ""
+    """A name that stands for all rows that share it, on the command line."""
     method: str = "GET"
     path: str = "/"
     headers: Headers = ()
     body: bytes = b""
     pipeline: int = 1
-    """Requests written at once on a connection, before the first answer is read."""
+    """Requests written at once on a connection, before the first answer is read; of messages, how many
+    are in flight on each, always."""
     packages: tuple[str, ...] = ()
     """What the server's own interpreter must have installed to run the app."""
+
+    @property
+    def unit(self) -> str:
+        """What is counted, short enough for a heading."""
+        return "msg" if self.tool is Tool.WS_LOAD else "req"
 
 
 # The header set of a desktop browser's navigation request, Host not counted (wrk adds it).
@@ -50,6 +74,9 @@ BROWSER_HEADERS: Headers = (
 )
 
 _PLAIN = "perf.apps:plain"
+_WS_ECHO = "perf.apps:ws_echo"
+_MESSAGE_64 = b"0123456789abcdef" * 4
+_MESSAGE_16K = b"0123456789abcdef" * 1024
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
@@ -127,9 +154,49 @@ SCENARIOS: tuple[Scenario, ...] = (
         packages=("fastapi",),
         expect_body=b'{"id":42,"q":"shard"}',
     ),
+    Scenario(
+        name="ws-echo-64",
+        what="WebSocket, messages of 64 bytes echoed, one in flight",
+        group="ws-echo",
+        tool=Tool.WS_LOAD,
+        app=_WS_ECHO,
+        body=_MESSAGE_64,
+        expect_body=_MESSAGE_64,
+    ),
+    Scenario(
+        name="ws-echo-64-deep-16",
+        what="WebSocket, messages of 64 bytes echoed, sixteen in flight",
+        group="ws-echo",
+        tool=Tool.WS_LOAD,
+        app=_WS_ECHO,
+        body=_MESSAGE_64,
+        pipeline=16,
+        expect_body=_MESSAGE_64,
+    ),
+    Scenario(
+        name="ws-echo-16k",
+        what="WebSocket, messages of 16 KiB echoed, one in flight",
+        group="ws-echo",
+        tool=Tool.WS_LOAD,
+        app=_WS_ECHO,
+        body=_MESSAGE_16K,
+        expect_body=_MESSAGE_16K,
+    ),
+    Scenario(
+        name="ws-echo-16k-deep-16",
+        what="WebSocket, messages of 16 KiB echoed, sixteen in flight",
+        group="ws-echo",
+        tool=Tool.WS_LOAD,
+        app=_WS_ECHO,
+        body=_MESSAGE_16K,
+        pipeline=16,
+        expect_body=_MESSAGE_16K,
+    ),
 )
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+HTTP = frozenset(scenario.name for scenario in SCENARIOS if scenario.tool is Tool.WRK)
+WEBSOCKET = frozenset(scenario.name for scenario in SCENARIOS if scenario.tool is Tool.WS_LOAD)
 
 
 def request_bytes(scenario: Scenario, host: str) -> bytes:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from perf.peers import BASELINE
 from perf.results import IDLE_LIMIT, Report, Sample, ScenarioResult
-from perf.scenarios import BY_NAME
+from perf.scenarios import BY_NAME, Tool
 from perf.stats import pair_ratios, spread
 
-_HEADINGS = ("server", "CPU µs/req", "min–median–max", "req/s", "busy", "p50", "p99", "errors", "RSS")
+_HEADINGS = ("server", "CPU µs/{0}", "min–median–max", "{0}/s", "busy", "p50", "p99", "errors", "RSS")
 
 
 def render(report: Report, baseline: str = BASELINE) -> str:
@@ -51,8 +52,13 @@ def _circumstances(report: Report) -> str:
         f" · commit {host['commit'][:12]}{'+dirty' if host['commit'].endswith('+dirty') else ''}\n"
         f"{versions}\n"
         f"{settings['rounds']} rounds of {settings['seconds']:g} s, {settings['connections']} connections,"
-        f" server on CPU {settings['server_core']}, wrk {host['wrk']} on CPU {settings['load_core']}"
+        f" server on CPU {settings['server_core']}, {_tools(host)} on CPU {settings['load_core']}"
     )
+
+
+def _tools(host: dict[str, Any]) -> str:
+    """The load tools of the run, with their versions."""
+    return ", ".join(f"{tool.value} ({host[tool.value]})" for tool in Tool if tool.value in host)
 
 
 def _scenario(result: ScenarioResult, report: Report, baseline: str) -> str:
@@ -66,7 +72,8 @@ def _scenario(result: ScenarioResult, report: Report, baseline: str) -> str:
     rows.sort(key=lambda row: min(result.cpu_by_round(row[0]).values()))
     parts = [title]
     if rows:
-        parts.append(table((*_HEADINGS, f"× {baseline}", "min–max", "of minima"), rows))
+        headings = [heading.format(known.unit if known else "req") for heading in _HEADINGS]
+        parts.append(table((*headings, f"× {baseline}", "min–max", "of minima"), rows))
     parts += [
         f"  {server} uses {share:.0%} of its core when idle: it was stopped between its turns"
         for server, share in result.idle.items()
@@ -124,8 +131,8 @@ def _latency(values: Sequence[float | None]) -> str:
 
 def _legend(baseline: str) -> str:
     return (
-        "CPU µs/req: least CPU time of the server's processes per request over the rounds."
+        "CPU µs/req (msg): least CPU time of the server's processes per request (message) over the rounds."
         " req/s, busy (share of the core used), p50, p99: medians.\n"
-        f"× {baseline}: {baseline}'s CPU per request over this server's, paired round by round"
+        f"× {baseline}: {baseline}'s CPU per request or message over this server's, paired round by round"
         f" (median, min–max, and of the two minima); above 1 is cheaper than {baseline}."
     )

@@ -1,4 +1,4 @@
-"""wrk, the load generator: its script, one run of it, and what it says.
+"""wrk, the load generator of the HTTP scenarios: its script, one run of it, and what it says.
 
 Rules of this file: wrk counts and times, we only read; the figures come from a Lua ``done`` function
 that prints one JSON line, because wrk's prose rounds (``1.23ms``) and changes units. wrk counts every
@@ -7,22 +7,17 @@ pipelined response as a request, and so do we.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from perf.load import LATE_S, RESULT_MARK, Load, LoadError, find_result, pinned
 from perf.scenarios import Scenario
 
-RESULT_MARK = "PERF-RESULT "
-LATE_S = 5.0
-"""How long past its time wrk may take to stop before it is killed."""
 _DEFAULT_TIMEOUT_S = 2
 """A response later than this counts as a timeout; wrk's own default."""
 
@@ -40,30 +35,11 @@ end
 """
 
 
-class WrkError(Exception):
-    """wrk did not run, or did not say what it did. The text is for the user."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one run of wrk did."""
-
-    requests: int
-    duration_us: int
-    response_bytes: int
-    p50_us: float | None
-    p99_us: float | None
-    max_us: float | None
-    """None when requests were pipelined: see ``parse``."""
-    errors: dict[str, int]
-    """connect, read, write, status (not 2xx or 3xx), timeout; only those that happened."""
-
-
 def find() -> str:
     """The wrk executable."""
     path = shutil.which("wrk")
     if path is None:
-        raise WrkError("wrk is not on PATH; install the package wrk with the system's package manager")
+        raise LoadError("wrk is not on PATH; install the package wrk with the system's package manager")
     return path
 
 
@@ -87,44 +63,50 @@ def script(scenario: Scenario) -> str:
     return "\n".join(lines) + "\n" + _DONE
 
 
-def run(
-    port: int,
-    scenario: Scenario,
-    script_path: Path,
-    *,
-    seconds: float,
-    connections: int,
-    cores: Sequence[int],
-    wrk: str,
-) -> Load:
-    """Load 127.0.0.1:port for ``seconds`` from one wrk thread pinned to ``cores``.
+class Wrk:
+    """Runs of wrk; the scripts go into ``folder``."""
 
-    wrk takes whole seconds only; a fraction is made by asking for more and interrupting it, which it
-    answers by reporting what it has (its clock for that ticks every 100 ms).
-    """
-    whole = math.ceil(seconds)
-    command = [wrk, "-t1", f"-c{connections}", f"-d{whole}s", f"--timeout={_DEFAULT_TIMEOUT_S}s"]
-    command += ["-s", str(script_path), f"http://127.0.0.1:{port}/"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # a Ctrl-C is ours to handle, in an order of our choosing
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-    try:
-        if seconds < whole:
-            time.sleep(seconds)
-            process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=seconds + LATE_S)
-    except subprocess.TimeoutExpired:
-        raise WrkError(f"wrk did not stop {LATE_S:.0f} s after its time") from None
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    return parse(output, pipelined=scenario.pipeline > 1)
+    def __init__(self, folder: Path) -> None:
+        self._program = find()
+        self._folder = folder
+
+    @classmethod
+    def version(cls) -> str:
+        # "wrk -v" prints its version, then its usage, and ends with 1.
+        done = subprocess.run([find(), "-v"], capture_output=True, text=True)
+        words = (done.stdout + done.stderr).split()
+        return words[1] if len(words) > 1 else "?"
+
+    def run(
+        self,
+        port: int,
+        scenario: Scenario,
+        *,
+        seconds: float,
+        connections: int,
+        core: int,
+        measured: AbstractContextManager[object],
+    ) -> Load:
+        """Load 127.0.0.1:port for ``seconds`` from one wrk thread.
+
+        wrk takes whole seconds only; a fraction is made by asking for more and interrupting it, which it
+        answers by reporting what it has (its clock for that ticks every 100 ms). It cannot say when its
+        connections are open, so opening them is measured too.
+        """
+        path = self._folder / f"{scenario.name}.lua"
+        path.write_text(script(scenario))
+        whole = math.ceil(seconds)
+        command = [self._program, "-t1", f"-c{connections}", f"-d{whole}s"]
+        command += [f"--timeout={_DEFAULT_TIMEOUT_S}s", "-s", str(path), f"http://127.0.0.1:{port}/"]
+        with measured, pinned(command, core) as process:
+            if seconds < whole:
+                time.sleep(seconds)
+                process.send_signal(signal.SIGINT)
+            try:
+                output, _ = process.communicate(timeout=seconds + LATE_S)
+            except subprocess.TimeoutExpired:
+                raise LoadError(f"wrk did not stop {LATE_S:.0f} s after its time") from None
+        return parse(output, pipelined=scenario.pipeline > 1)
 
 
 def parse(output: str, *, pipelined: bool = False) -> Load:
@@ -134,13 +116,7 @@ def parse(output: str, *, pipelined: bool = False) -> Load:
     requests. With pipelining that interval is a fraction of a batch's latency, and the percentiles come
     out as anything down to 0; they are left out then.
     """
-    for line in output.splitlines():
-        if line.startswith(RESULT_MARK):
-            fields = json.loads(line.removeprefix(RESULT_MARK))
-            break
-    else:
-        said = output.strip().splitlines()[-1:] or ["nothing"]
-        raise WrkError(f"wrk gave no result; its last words: {said[0]}")
+    fields = find_result(output, "wrk")
     kinds = ("connect", "read", "write", "status", "timeout")
     return Load(
         requests=fields["requests"],

@@ -1,0 +1,175 @@
+/* The WebSocket floor: the least a single-threaded server can do for an echoed message on this machine.
+ *
+ * Rules of this file: one epoll loop; what one read brought is unmasked and goes back with one writev. It
+ * believes its client: every frame is taken for a whole masked data message, the handshake's key for the
+ * sample of RFC 6455 section 1.3, and nothing but a close frame is told apart. So whatever a real server
+ * adds to this figure is what WebSocket, ASGI and Python cost. It is a yardstick, never a server, and it
+ * shows that ws_load.c is not the limit.
+ *
+ * Usage: ws_floor PORT (127.0.0.1 only). Ends on SIGTERM by the default action.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum { MAX_EVENTS = 256, SPACE = 512 * 1024, MAX_BATCH = 256, BACKLOG = 1024, KEY_SIZE = 4, CLOSE = 0x88 };
+
+static const char ACCEPTED[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                               "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+struct connection {
+    int fd, open;
+    size_t filled;
+    unsigned char data[SPACE]; /* the part of a frame that is here already, and room for a read */
+};
+
+static void drop(struct connection *c)
+{
+    close(c->fd);
+    free(c);
+}
+
+/* XORs eight bytes at a time. */
+static void unmask(unsigned char *payload, size_t size, const unsigned char *key)
+{
+    uint64_t wide, word;
+    size_t i = 0;
+    memcpy(&wide, key, KEY_SIZE);
+    memcpy((unsigned char *)&wide + KEY_SIZE, key, KEY_SIZE);
+    for (; i + sizeof word <= size; i += sizeof word) {
+        memcpy(&word, payload + i, sizeof word);
+        word ^= wide;
+        memcpy(payload + i, &word, sizeof word);
+    }
+    for (; i < size; i++)
+        payload[i] ^= key[i % KEY_SIZE];
+}
+
+/* Makes the masked frame at `frame` its own echo, in place: without the key it begins KEY_SIZE later.
+ * Returns the size of the frame as it came, or 0 if it is not all here. */
+static size_t turn(unsigned char *frame, size_t have, struct iovec *echo)
+{
+    size_t head = 2, size;
+    if (have < 2)
+        return 0;
+    size = frame[1] & 127;
+    head += size == 126 ? 2 : size == 127 ? 8 : 0;
+    if (have < head + KEY_SIZE)
+        return 0;
+    if (head > 2) {
+        size = 0;
+        for (size_t i = 2; i < head; i++)
+            size = size << 8 | frame[i];
+    }
+    if (have - head - KEY_SIZE < size)
+        return 0;
+    unmask(frame + head + KEY_SIZE, size, frame + head);
+    frame[1] &= 127;
+    memmove(frame + KEY_SIZE, frame, head);
+    *echo = (struct iovec){frame + KEY_SIZE, head + size};
+    return head + KEY_SIZE + size;
+}
+
+/* Echoes the whole frames there are. Returns -1 when the connection is over. The socket blocks, which is
+ * right for a client that always reads. */
+static int echo_all(struct connection *c)
+{
+    struct iovec parts[MAX_BATCH];
+    size_t used = 0, size = 1;
+    int closing = 0;
+    while (size > 0 && !closing) {
+        int count = 0;
+        ssize_t want = 0;
+        while (count < MAX_BATCH && !closing
+               && (size = turn(c->data + used, c->filled - used, &parts[count])) > 0) {
+            closing = *(unsigned char *)parts[count].iov_base == CLOSE;
+            want += (ssize_t)parts[count++].iov_len;
+            used += size;
+        }
+        if (count > 0 && writev(c->fd, parts, count) != want)
+            return -1;
+    }
+    c->filled -= used;
+    memmove(c->data, c->data + used, c->filled);
+    return closing ? -1 : 0;
+}
+
+static int accept_handshake(struct connection *c)
+{
+    if (c->filled < 4 || memcmp(c->data + c->filled - 4, "\r\n\r\n", 4) != 0)
+        return 0;
+    c->filled = 0;
+    c->open = 1;
+    return write(c->fd, ACCEPTED, sizeof ACCEPTED - 1) == sizeof ACCEPTED - 1 ? 0 : -1;
+}
+
+static void serve(struct connection *c)
+{
+    ssize_t size = recv(c->fd, c->data + c->filled, SPACE - c->filled, MSG_DONTWAIT);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (size > 0)
+        c->filled += (size_t)size;
+    if (size <= 0 || (c->open ? echo_all(c) : accept_handshake(c)) < 0)
+        drop(c);
+}
+
+static void accept_one(int epoll, int listener)
+{
+    int on = 1, fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    struct connection *c = fd < 0 ? NULL : malloc(sizeof *c);
+    if (c == NULL) {
+        close(fd);
+        return;
+    }
+    c->fd = fd;
+    c->open = 0;
+    c->filled = 0;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+        drop(c);
+}
+
+static int listen_on(int port)
+{
+    int on = 1;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0
+        || bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, BACKLOG) < 0)
+        return -1;
+    return listener;
+}
+
+int main(int argc, char **argv)
+{
+    struct epoll_event events[MAX_EVENTS];
+    int listener = argc == 2 ? listen_on(atoi(argv[1])) : -1;
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    if (listener < 0 || epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) < 0) {
+        perror("ws_floor: cannot listen (usage: ws_floor PORT)");
+        return 1;
+    }
+    for (;;) {
+        int ready = epoll_wait(epoll, events, MAX_EVENTS, -1);
+        for (int i = 0; i < ready; i++) {
+            if (events[i].data.ptr == NULL)
+                accept_one(epoll, listener);
+            else
+                serve(events[i].data.ptr);
+        }
+    }
+}
