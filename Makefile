@@ -9,11 +9,11 @@ APP ?= shardserve.demo:app
 PYTEST := $(BIN)/python -m pytest
 # These share the cores. The rest forks, or starts servers, and is alone.
 PARALLEL := tests/conformance
-ALONE := tests/unit tests/native tests/e2e tests/faults tests/budget tests/leaks
+ALONE := tests/unit tests/native tests/e2e tests/faults tests/budget tests/leaks tests/autobahn
 NATIVE := $(wildcard native/*.c native/*.h)
 
 .PHONY: help run test build lint format unit native-tests fuzz-smoke sanitize pythons install-check tools generated \
-        bench leaks fuzz clean
+        bench leaks fuzz autobahn clean
 
 help:
 	@echo "make run           build and serve $(APP) on every core (make run ARGS='--port 9000')"
@@ -22,6 +22,7 @@ help:
 	@echo "make sanitize      the native tests under AddressSanitizer and UBSan"
 	@echo "make bench         CPU per request against the installed peers (docs/perf-lab.md)"
 	@echo "make leaks | fuzz  the long runs"
+	@echo "make autobahn      Autobahn's WebSocket suite (ARGS='7 12.1.*' or ARGS=--smoke); needs a Python 2.7"
 	@echo "make generated     rewrite the generated files (docs/reference)"
 	@echo "make format        ruff format"
 
@@ -30,6 +31,7 @@ run: $(VENV)/run.stamp
 	@exec $(BIN)/shardserve $(APP) $(ARGS)
 
 test: tools build lint
+	@$(BIN)/python -m tests.autobahn --prepare || echo "Autobahn's suite is not installed: its smoke test will skip"
 	$(PYTEST) -q -n auto $(PARALLEL)
 	$(PYTEST) -q $(ALONE)
 	$(MAKE) --no-print-directory native-tests fuzz-smoke sanitize pythons install-check
@@ -102,6 +104,9 @@ leaks: build
 fuzz: build
 	$(MAKE) -C native/tests fuzz PYTHON=$(CURDIR)/$(BIN)/python
 	SHARDSERVE_MUTATIONS=1000000 SHARDSERVE_MUTATIONS_SEED=$$(date +%s) $(PYTEST) -q tests/conformance/test_mutations.py
+
+autobahn: build
+	$(BIN)/python -m tests.autobahn $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-* build .build *.egg-info shardserve/*.so

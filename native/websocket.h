@@ -49,6 +49,7 @@ typedef struct WebSocket {
     bool connect_told;   /* receive() has said websocket.connect */
     bool closed_by_app;
     bool feeding;        /* a frame is being taken */
+    bool turn_given;     /* the app has had a chance to take what is queued before the next frame is the engine's */
     bool turning;        /* what the app leaves unparsed is seen to when it comes back */
     bool answers_wait;   /* the engine answered while output waited for the client: no more, until it takes some */
     bool alive;          /* something came since the last ping */

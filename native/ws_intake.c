@@ -11,7 +11,7 @@
 /* Frames given to the engine before the loop's next turn: thousands fit into one read. */
 #define ENGINE_FRAMES_A_TURN 64
 /* How often the app may empty its queue before the loop's next turn: a full read of large messages fits. */
-#define ROUNDS_A_TURN 6
+#define ROUNDS_A_TURN 8
 /* The first room for a frame that has just begun. */
 #define PARTIAL_BYTES 4096
 /* Texts up to this are unmasked on the stack if they are not ASCII. */
@@ -161,18 +161,22 @@ note_fragment(WebSocket *websocket, const WsFrame *frame)
     websocket->fragment_bytes = frame->fin ? 0 : websocket->fragment_bytes + (int64_t)frame->length;
 }
 
-/* The common case: a whole message of which nobody needs to be asked. Whether it was one. */
+/* Whether it looks like a whole message of which nobody needs to be asked. */
+static bool
+is_for_lane(const WebSocket *websocket, const WsFrame *frame)
+{
+    return frame->fin && frame->rsv == 0 && frame->minimal && websocket->peer == NULL &&
+           (frame->opcode == WS_TEXT || frame->opcode == WS_BINARY) && !is_hopeless(websocket, frame);
+}
+
+/* The common case. Whether it was one. */
 static bool
 take_in_lane(WebSocket *websocket, const WsFrame *frame, const char *payload)
 {
-    bool plain = frame->fin && frame->rsv == 0 && frame->minimal && websocket->peer == NULL;
-    PyObject *message;
-    if (plain && frame->opcode == WS_TEXT)
-        message = text_message(frame, payload);
-    else if (plain && frame->opcode == WS_BINARY)
-        message = binary_message(frame, payload);
-    else
+    if (!is_for_lane(websocket, frame))
         return false;
+    PyObject *message = frame->opcode == WS_TEXT ? text_message(frame, payload) : binary_message(frame, payload);
+    websocket->turn_given = false;
     if (message != NULL && take_message(websocket, message) == 0)
         return true;
     PyErr_Clear(); /* no UTF-8, or no memory: the engine will say so */
@@ -189,9 +193,9 @@ take_frame(Connection *connection, WebSocket *websocket, const WsFrame *frame, c
             websocket_end(connection, websocket, 0, NULL, frame->opcode != WS_CLOSE);
         return;
     }
-    bool hopeless = is_hopeless(websocket, frame);
-    if (!hopeless && take_in_lane(websocket, frame, text + frame->header_bytes))
+    if (take_in_lane(websocket, frame, text + frame->header_bytes))
         return;
+    bool hopeless = is_hopeless(websocket, frame);
     if (!hopeless && !ws_is_control(frame->opcode))
         note_fragment(websocket, frame);
     ++*asked;
@@ -208,10 +212,8 @@ static uint64_t
 needed_bytes(const WebSocket *websocket, const char *text, size_t available, WsFrame *frame)
 {
     size_t header_bytes = ws_read_header(text, available, frame);
-    if (header_bytes == 0) {
-        /* An unmasked frame is wrong whatever its length is, and has no key to wait for: the two bytes say so. */
+    if (header_bytes == 0)
         return 0;
-    }
     return is_hopeless(websocket, frame) ? header_bytes : header_bytes + frame->length;
 }
 
@@ -277,7 +279,8 @@ take_partial(Connection *connection, WebSocket *websocket, const char *text, Py_
     return taken;
 }
 
-/* Takes what is at `text`: a frame, the rest of one, or the beginning of one. How many of the bytes it took; -1 with
+/* Takes what is at `text`: a frame, the rest of one, or the beginning of one. How many of the bytes it took: none if the app
+ * should have its turn first, for the frame may end the connection, or has an answer that belongs behind the app's. -1 with
  * MemoryError. May run Python. */
 static Py_ssize_t
 take_part(Connection *connection, WebSocket *websocket, const char *text, Py_ssize_t length, int *asked)
@@ -288,6 +291,10 @@ take_part(Connection *connection, WebSocket *websocket, const char *text, Py_ssi
     uint64_t needed = needed_bytes(websocket, text, (size_t)length, &frame);
     if (needed == 0 || needed > (uint64_t)length)
         return keep_partial(websocket, text, length, needed) < 0 ? -1 : length;
+    if (websocket->queue_count > 0 && !websocket->turn_given && !is_for_lane(websocket, &frame)) {
+        websocket->turn_given = true;
+        return 0;
+    }
     take_frame(connection, websocket, &frame, text, asked);
     return (Py_ssize_t)needed;
 }
@@ -317,6 +324,8 @@ feed(Connection *connection, PyObject *data, Py_ssize_t at)
             websocket_engine_failed(connection, websocket); /* no memory */
             break;
         }
+        if (taken == 0)
+            break;
         at += taken;
     }
     websocket->feeding = false;

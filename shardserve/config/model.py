@@ -301,9 +301,9 @@ class Config:
         help="Stop reading a WebSocket while this many messages wait for the application.",
     )
     ws_max_fragments: int = setting(
-        65536, Integer(1, 2**31 - 1), group=WEBSOCKET,
-        # 4 MiB in fragments of 64 bytes, the most that Autobahn's test suite sends. A fragment may be
-        # empty, so the size of a message does not bound their number.
+        100_000, Integer(1, 2**31 - 1), group=WEBSOCKET,
+        # Room for 4 MiB in fragments of 64 bytes, the most that Autobahn's test suite sends. A fragment may
+        # be empty, so the size of a message does not bound their number.
         help="Close a WebSocket with 1008 at a message in more fragments than this.",
     )
     ws_ping_interval_s: float = setting(

@@ -26,7 +26,7 @@ class EngineSaid:
     """In the place of an Engine: what it was made with."""
 
     max_size_bytes: int = 2**24
-    max_fragments: int = 65536
+    max_fragments: int = 100_000
     deflate: bool = True
 
 
