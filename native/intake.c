@@ -182,7 +182,7 @@ connection_hold_later(Connection *connection, PyObject *data)
 static void
 keep_frames(Connection *connection, PyObject *data, Py_ssize_t at)
 {
-    if (connection->unparsed == NULL && at < PyBytes_GET_SIZE(data))
+    if (at < PyBytes_GET_SIZE(data))
         connection_hold_back(connection, data, at);
     if (connection->unparsed != NULL)
         connection_schedule_resume(connection);
@@ -196,7 +196,7 @@ connection_feed(Connection *connection, PyObject *data, Py_ssize_t at)
     const char *end = text + PyBytes_GET_SIZE(data);
     int64_t begun = connection->request_count;
     text += at;
-    while (text < end && !is_finished(connection)) {
+    while (text < end && !is_finished(connection) && connection->websocket == NULL) {
         bool turn_over = connection->request_count - begun >= REQUESTS_A_TURN && connection->input == INPUT_LINE;
         if (must_hold(connection) || turn_over) {
             connection_hold_back(connection, data, text - PyBytes_AS_STRING(data));

@@ -220,17 +220,18 @@ static int
 say_send(Cycle *cycle, PyObject *message)
 {
     const State *state = cycle->factory->state;
-    PyObject *bytes = PyDict_GetItemWithError(message, state->names.bytes);
-    PyObject *text = bytes == NULL && PyErr_Occurred() ? NULL : PyDict_GetItemWithError(message, state->names.text);
-    if (PyErr_Occurred())
-        return -1;
+    /* A key of the message may run the app when it is compared: what was found is held, and the order is looked at again. */
+    PyObject *bytes = Py_XNewRef(PyDict_GetItemWithError(message, state->names.bytes));
+    PyObject *text = bytes == NULL && PyErr_Occurred() ? NULL : Py_XNewRef(PyDict_GetItemWithError(message, state->names.text));
     bool has_bytes = bytes != NULL && bytes != Py_None;
     bool has_text = text != NULL && text != Py_None;
-    if (has_bytes == has_text)
-        return refuse(state->MessageError, "websocket.send needs either \"text\" (a str) or \"bytes\"");
-    PyObject *data = Py_NewRef(has_text ? text : bytes);
-    int result = has_text ? send_text(cycle, data) : send_bytes(cycle, data);
-    Py_DECREF(data);
+    int result = PyErr_Occurred() ? -1 : check_order(cycle, SAY_SEND);
+    if (result == 0 && has_bytes == has_text)
+        result = refuse(state->MessageError, "websocket.send needs either \"text\" (a str) or \"bytes\"");
+    else if (result == 0)
+        result = has_text ? send_text(cycle, text) : send_bytes(cycle, bytes);
+    Py_XDECREF(bytes);
+    Py_XDECREF(text);
     return result;
 }
 
@@ -277,8 +278,10 @@ say_close(Cycle *cycle, PyObject *message)
         return websocket_deny(cycle);
     int code = message_code(state, message);
     PyObject *reason = code < 0 ? NULL : message_reason(state, message);
-    if (reason == NULL)
+    if (reason == NULL || check_order(cycle, SAY_CLOSE) < 0) { /* a key of the message may have run the app */
+        Py_XDECREF(reason);
         return -1;
+    }
     Connection *connection = (Connection *)Py_NewRef(cycle->stream);
     int result = websocket_close(connection, websocket, code, reason);
     if (result == 0) {

@@ -82,12 +82,15 @@ websocket_run(Connection *connection, Cycle *cycle)
     }
     Py_XSETREF(cycle->method, Py_NewRef(factory->state->names.method_websocket)); /* for the logs */
     if (answered != NULL && PyArg_ParseTuple(answered, "iOOO", &status, &fields, &detail, &extensions)) {
-        if (status != 101 && PyBytes_CheckExact(detail)) {
+        if (status >= 400 && status <= 599 && PyBytes_CheckExact(detail)) {
             refuse_handshake(connection, cycle, status, fields, detail);
             Py_DECREF(answered);
             return;
         }
-        cycle->websocket = websocket_new(factory, fields, extensions);
+        if (status == 101)
+            cycle->websocket = websocket_new(factory, fields, extensions);
+        else
+            PyErr_Format(PyExc_TypeError, "the WebSocket engine's open() gave %R", answered);
         if (cycle->websocket != NULL)
             scope = scope_build_websocket(cycle, connection->scope_base, detail);
     }

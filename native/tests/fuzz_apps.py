@@ -22,7 +22,7 @@ class Call:
 
     def __init__(self, world: Any, index: int, scope: dict[str, Any], receive: Any, send: Any) -> None:
         self.world, self.index, self.scope, self.receive, self.send = world, index, scope, receive, send
-        self.method: str = scope["method"]
+        self.method: str = scope.get("method", "GET")
         self.status = 0
         self.sent = bytearray()
         self.body: list[bytes] = []
@@ -31,6 +31,9 @@ class Call:
         self.finished = False  # the last body message was accepted
         self.failed = False  # it raised, or returned early
         self.done = False
+        # Of a WebSocket (fuzz_sockets.py):
+        self.accepted = False  # what follows are no responses
+        self.denied = False  # in one word
         self.behaviour = ""
 
     def __repr__(self) -> str:
@@ -52,6 +55,10 @@ class Call:
 
     def seen(self) -> tuple[Any, ...]:
         return (*self.head(), b"".join(self.body))
+
+    def check_wire(self, output: bytes) -> None:
+        """Of an accepted WebSocket: ``output`` is all that the client has from the 101 on."""
+        raise NotImplementedError
 
     # What apps do
 

@@ -4,8 +4,8 @@
     fuzz_connection.py LIBRARY COMMAND --reproduce INPUT
 
 LIBRARY holds the extension and fuzz_world.c, COMMAND is what runs this file with both (Makefile). An input
-that breaks a property (fuzz_input.py, fuzz_requests.py, fuzz_responses.py), a CHECK or a sanitizer's rule
-aborts, and libFuzzer keeps it.
+that breaks a property (fuzz_input.py, fuzz_requests.py, fuzz_responses.py, fuzz_sockets.py), a CHECK or a
+sanitizer's rule aborts, and libFuzzer keeps it.
 """
 
 from __future__ import annotations

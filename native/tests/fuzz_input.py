@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import fuzz_socket_apps
 from fuzz_apps import BEHAVIOURS, Call, echoes, echoes_late, may_raise
 from fuzz_requests import check_body, check_scope
 from fuzz_responses import CONTINUE, Reject, check, must
@@ -29,9 +30,14 @@ from fuzz_script import (
     STEPS,
     WHOLE,
     ends_early,
+    has_sockets,
     owns_stage,
 )
+from fuzz_socket_apps import SOCKETS
+from fuzz_sockets import Socket
 from fuzz_wire import Loop, Wire
+
+from shardserve.ws.engine import Engine
 
 
 class Stage:
@@ -42,6 +48,9 @@ class Stage:
         self.settings = profile
         self.play: Play = None  # type: ignore[assignment]
         self.left = FACTORY_INPUTS
+        arguments = dict(profile)
+        if "websocket" in profile:
+            arguments["websocket"] = Engine(**profile["websocket"])
         self.factory = native.ProtocolFactory(
             self.app,
             loop=self.loop,
@@ -50,7 +59,7 @@ class Stage:
             on_app_error=self.on_app_error,
             on_reject=self.on_reject,
             access=self.access if len(profile) % 2 else None,
-            **profile,
+            **arguments,
         )
         asyncio._set_running_loop(self.loop)  # type: ignore[arg-type]
         self.loop.rest()
@@ -65,7 +74,7 @@ class Stage:
         self.play.note_reject(Reject(status, reason), client)
 
     def access(self, client: Any, method: str, target: bytes, version: str, status: int) -> None:
-        must(200 <= status <= 999, "access", status)
+        must(200 <= status <= 999 or (status == 101 and method == "WebSocket"), "access", status)
 
     def close(self) -> None:
         self.factory.close()
@@ -88,6 +97,8 @@ class Play:
         self.owns_stage = owns_stage(control)
         self.plain: Callable[[Call], Any] | None = None  # what every app does
         self.emptied = 0
+        self.apps = control[APPS]
+        self.has_sockets = has_sockets(control)
         stage.play = self
         self.world.reset()
         self.wires: list[Wire] = []
@@ -112,11 +123,14 @@ class Play:
 
     def begin(self, scope: Any, receive: Any, send: Any) -> Any:
         check_scope(scope, self.stage.settings)
-        call = Call(self, self.calls, scope, receive, send)
+        is_socket = scope["type"] == "websocket"
+        call = (Socket if is_socket else Call)(self, self.calls, scope, receive, send)
         self.calls += 1
         self.wire_of(scope["client"]).events.append(call)
-        apps = self.control[APPS]
-        behaviour = self.plain or BEHAVIOURS[apps[call.index % len(apps)] % len(BEHAVIOURS)]
+        behaviours: list[Any] = SOCKETS if is_socket else BEHAVIOURS
+        behaviour = behaviours[self.apps[call.index % len(self.apps)] % len(behaviours)]
+        if self.plain is not None:
+            behaviour = getattr(fuzz_socket_apps, self.plain.__name__) if is_socket else self.plain
         call.behaviour = behaviour.__name__
         self.trace("app", call, scope["headers"])
         return self.run(behaviour, call)
@@ -137,15 +151,24 @@ class Play:
         calls = [event for event in self.wire_of(client).events if isinstance(event, Call) and event.failed]
         must(calls, "an app that did not fail", error)
         cut = outcome == "cut by the server" and isinstance(error, asyncio.CancelledError)
-        must(
-            cut or any(may_raise(call.behaviour, error) for call in calls), "an error of the app", repr(error)
-        )
+        must(cut or any(self.may_raise(call, error) for call in calls), "an error of the app", repr(error))
+
+    def may_raise(self, call: Call, error: BaseException) -> bool:
+        if isinstance(call, Socket):
+            return fuzz_socket_apps.may_raise(call, error)
+        return may_raise(call.behaviour, error)
 
     def note_reject(self, reject: Reject, client: Any) -> None:
         self.trace("reject", reject)
-        must(reject.status == 0 or 400 <= reject.status <= 599, "rejected with", reject)
+        events = self.wire_of(client).events
         must(reject.reason and reject.reason.isprintable(), "rejected because", reject)
-        self.wire_of(client).events.append(reject)
+        if reject.status >= 1000:
+            must(events and isinstance(events[-1], Socket) and events[-1].accepted, "no WebSocket", reject)
+            must(reject.reason != "the WebSocket engine failed", "engine", reject)
+            events[-1].rejected.append(reject.status)  # type: ignore[union-attr]
+            return
+        must(reject.status == 0 or 400 <= reject.status <= 599, "rejected with", reject)
+        events.append(reject)
 
     # Steps
 
@@ -316,9 +339,13 @@ class Play:
         output = self.wire.read_so_far().replace(CONTINUE, b"")
         rejects = [event for event in events if isinstance(event, Reject)]
         responses = check(output, events)[: -1 if rejects else None]
+        calls = [event for event in events if isinstance(event, Call)]
+        for event in calls:
+            if isinstance(event, Socket) and event.accepted:
+                event.check_all_heard()
         return (
             [(response.status, response.body) for response in responses],
-            [event.seen() for event in events if isinstance(event, Call) and event.complete],
+            [event.seen() for event in calls if event.complete or event.accepted],
             len(rejects),
             self.wire.closing or self.wire.half_closed,
         )
@@ -382,6 +409,9 @@ def end_in_silence(play: Play) -> None:
         "open after every deadline",
         play.wire.connection,
     )
+    sockets = [event for event in play.wire.events if isinstance(event, Socket) and event.accepted]
+    pinged = sockets and "ws_ping_timeout_ms" in play.stage.settings and not play.wire.read_paused
+    must(play.wire.lost or not pinged, "a WebSocket whose client is silent", play.wire.connection)
 
 
 def end_deaf(play: Play) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from typing import Any
 
 from fuzz_apps import Call
 from fuzz_responses import must
 
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 NAME = rb"[!#$%&'*+\-.^_`|~0-9a-z]+"
 VALUE = rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?"
@@ -17,7 +19,10 @@ HOST = re.compile(rb"[^\s/?#@\\<>\"]*")
 
 
 def check_scope(scope: dict[str, Any], settings: dict[str, Any]) -> None:
-    method, path, version = scope["method"], scope["raw_path"], scope["http_version"]
+    path, version = scope["raw_path"], scope["http_version"]
+    if scope["type"] == "websocket":
+        check_handshake(scope)
+    method = scope.get("method", "GET")
     must(METHOD.fullmatch(method) and method != "CONNECT", "method", method)
     root = settings.get("root_path", "").encode()
     must(path.startswith(root + b"/") or (path == root + b"*" and method == "OPTIONS"), "path", path)
@@ -32,6 +37,23 @@ def check_scope(scope: dict[str, Any], settings: dict[str, Any]) -> None:
     check_framing(headers, version)
     if settings:
         check_limits(headers, settings)
+
+
+def check_handshake(scope: dict[str, Any]) -> None:
+    """What the scope of a WebSocket has instead, and that it is one (RFC 6455 §4.2.1)."""
+    fields = scope["headers"]
+    must("method" not in scope and scope["scheme"] == "ws" and scope["http_version"] == "1.1", "scope", scope)
+    must(all(TOKEN.fullmatch(name) for name in scope["subprotocols"]), "subprotocols", scope)
+    must(set(scope["extensions"]) == {"websocket.http.response"}, "extensions", scope)
+    keys = [value for name, value in fields if name == b"sec-websocket-key"]
+    versions = [value for name, value in fields if name == b"sec-websocket-version"]
+    must(len(keys) == 1 and len(b64decode(keys[0], validate=True)) == 16, "key", keys)
+    must(versions == [b"13"], "version", versions)
+    for name, member in ((b"upgrade", b"websocket"), (b"connection", b"upgrade")):
+        values = b",".join(value for key, value in fields if key == name)
+        must(member in [part.strip().lower() for part in values.split(b",")], "upgrade", fields)
+    must((b"transfer-encoding" not in dict(fields)), "a body", fields)
+    must(not dict(fields).get(b"content-length", b"").strip(b"0"), "a body", fields)
 
 
 def check_framing(headers: list[tuple[bytes, bytes]], version: str) -> None:

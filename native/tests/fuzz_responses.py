@@ -141,6 +141,9 @@ def match(events: list[Call | Reject], at: int, response: Response) -> int:
     if status == 500:
         must(event.failed, "500 although the app did not fail", event)
         return 1
+    if status == 403 and event.denied:
+        must(not response.body and response.complete, "a body nobody said", response)
+        return 1
     following = events[at + 1] if at + 1 < len(events) else None
     must(isinstance(following, Reject) and following.status == status, "nobody said this", status, event)
     return 2
@@ -166,6 +169,9 @@ def check(output: bytes, events: list[Call | Reject]) -> list[Response]:
         event = told[done] if done < len(told) else None
         at = skip_interim(output, at, event)
         if at == len(output):
+            break
+        if isinstance(event, Call) and event.accepted:
+            event.check_wire(output[at:])
             break
         response = read_response(output, at, isinstance(event, Call) and event.method == "HEAD")
         if response is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fuzz_frames import expanded
+
 PROFILE, ENDING, BELOW, APPS, STEPS = 0, 1, 2, slice(3, 9), slice(9, 17)
 CONTROL_BYTES = 17
 MANY = b"x" * 4000
@@ -41,6 +43,15 @@ SMALL = {
     "limit_pipelined": 128,
     "limit_keep_alive_requests": 3,
 }
+WEBSOCKET = {
+    "ws_max_size": 200,
+    "ws_max_queue": 2,
+    "ws_compress_min": 100,
+    "ws_ping_interval_ms": 1000,
+    "ws_ping_timeout_ms": 500,
+    "ws_idle_ms": 20_000,
+    "ws_close_ms": 1000,
+}
 PROFILES: list[dict[str, Any]] = [
     {},
     {
@@ -62,6 +73,21 @@ PROFILES: list[dict[str, Any]] = [
     {"limit_concurrency": 1, "underscore_headers": "allow", "root_path": "/root"},
     {"limit_connections": 1, "underscore_headers": "drop", "server_header": False, "date_header": False},
     {"limit_pipelined": 40, "limit_request_body": 100, "headers": [(b"x-fixed", b"1")], **DEADLINES},
+    # WebSockets. "websocket": the arguments of the engine.
+    {"websocket": {"max_size_bytes": 0, "max_fragments": 0, "deflate": True}},
+    {**WEBSOCKET, "websocket": {"max_size_bytes": 200, "max_fragments": 3, "deflate": True}, **DEADLINES},
+    {"ws_max_queue": 1, "websocket": {"max_size_bytes": 0, "max_fragments": 2, "deflate": False}, **SMALL},
+    {
+        **WEBSOCKET,
+        "ws_max_size": 5000,
+        "ws_max_queue": 32,
+        "ws_idle_ms": 0,
+        "websocket": {"max_size_bytes": 5000, "max_fragments": 64, "deflate": True},
+        "limit_pipelined": 512,
+        "limit_concurrency": 2,
+        "root_path": "/root",
+        **DEADLINES,
+    },
 ]
 
 
@@ -85,9 +111,13 @@ def is_checked(control: bytes) -> bool:
     return control[BELOW] & 192 == 64 and not is_comparison(control)
 
 
-def client_bytes(data: bytes) -> bytes:
-    """With one bit of the header a byte 0xfe stands for MANY, so that a short input can be a large body."""
-    raw = data[CONTROL_BYTES:]
-    if data[BELOW : BELOW + 1] and data[BELOW] & 16:
-        return raw[:EXPANDED_BYTES].replace(b"\xfe", MANY)
-    return raw
+def has_sockets(control: bytes) -> bool:
+    return "websocket" in PROFILES[control[PROFILE] % len(PROFILES)]
+
+
+def client_bytes(control: bytes, raw: bytes) -> bytes:
+    """With one bit of the header a byte 0xfe stands for MANY, so that a short input can be a large body; with
+    WebSockets there are the short forms of fuzz_frames.py."""
+    if control[BELOW] & 16:
+        raw = raw[:EXPANDED_BYTES].replace(b"\xfe", MANY)
+    return expanded(raw) if has_sockets(control) else raw

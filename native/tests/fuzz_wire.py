@@ -78,11 +78,13 @@ class Wire:
         self.connection: Any = None
         self.events: list[Call | Reject] = []
         self.output = bytearray()
+        self.fed = bytearray()  # what the client sent
         self.checked: tuple[bytes, int] = b"", 0
         self.buffer = bytearray()
         self.client_reads = True
         self.write_paused = self.read_paused = False
         self.closing = self.half_closed = self.ended = self.lost = False
+        self.cut = False  # by abort(), or by the network
 
     # What the extension calls
 
@@ -148,7 +150,7 @@ class Wire:
     def abort(self) -> None:
         self.trace("abort")
         self._take()
-        self.closing = True
+        self.closing = self.cut = True
         self._guard()
         self.buffer.clear()
         self.loop.call_soon(self.lose)
@@ -166,6 +168,7 @@ class Wire:
 
     def feed(self, data: bytes) -> None:
         self.trace("data_received", data)
+        self.fed += data
         self.connection.data_received(data)
 
     @property
@@ -217,6 +220,7 @@ class Wire:
             return
         self._take()
         self.trace("connection_lost", error)
+        self.cut = self.cut or not self.closing
         self.lost = self.closing = True
         self._guard()
         self.connection.connection_lost(error)

@@ -99,7 +99,7 @@ class Engine:
             agreement = self._agreements.get(answer.extension_field)
             if agreement is None:
                 agreement = self._agreements[answer.extension_field] = Agreement(answer.extension)
-        return 101, answer.fields, answer.subprotocols, agreement
+        return 101, answer.fields, list(answer.subprotocols), agreement
 
     def receive(self, peer: Message | None, extensions: Agreement | None, frame: bytes) -> Outcome:
         """What one frame means: (peer, event, payload, reason, output).

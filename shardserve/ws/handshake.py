@@ -13,9 +13,9 @@ from typing import Final
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake, InvalidHeader, InvalidHeaderValue, InvalidUpgrade
 from websockets.extensions import Extension, ServerExtensionFactory
+from websockets.headers import parse_subprotocol
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
 
 from .spares import LOG
 
@@ -31,7 +31,7 @@ class Accepted:
     """A 101, if the app agrees. ``extension_field`` is empty if there is no extension."""
 
     fields: Fields
-    subprotocols: list[str]
+    subprotocols: Sequence[str]
     extension: Extension | None
     extension_field: bytes
 
@@ -49,12 +49,8 @@ def answer(method: str, headers: Fields, factories: Sequence[ServerExtensionFact
         return _refused(405, [(b"allow", b"GET")], "the method of a WebSocket handshake is GET")
     if _has_body(headers):
         return _refused(400, [], "a WebSocket handshake has no body")
-    offered: list[str] = []
-
-    def note_subprotocols(_: ServerProtocol, subprotocols: Sequence[Subprotocol]) -> None:
-        offered.extend(subprotocols)  # The app chooses, later.
-
-    protocol = ServerProtocol(extensions=factories, select_subprotocol=note_subprotocols, logger=LOG)
+    protocol = ServerProtocol(extensions=factories, logger=LOG)
+    protocol.parser.close()  # not needed, and a cycle that only the garbage collector would end
     try:
         named = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in _chosen(headers))
     except InvalidHeader:  # Newer versions of the library look at each value.
@@ -65,6 +61,7 @@ def answer(method: str, headers: Fields, factories: Sequence[ServerExtensionFact
         return _judged(error)
     if error is not None:
         raise error
+    offered = [one for value in named.get_all("Sec-WebSocket-Protocol") for one in parse_subprotocol(value)]
     fields = [*UPGRADE, (b"sec-websocket-accept", response.headers["Sec-WebSocket-Accept"].encode())]
     extension_field = response.headers.get("Sec-WebSocket-Extensions", "").encode()
     if not extension_field:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from shardserve.errors import ApplicationError, MessageError
-from tests.helpers.http1 import get, until
+from tests.helpers.http1 import PATIENCE_S, get, until
 from tests.helpers.ws import (
     Heard,
     Led,
@@ -160,7 +160,7 @@ def test_the_connect_comes_once(serve, led):
     opened.app.connect()
     waiting = opened.app.begin_receive()
     opened.client.close()
-    assert waiting.result(5)["type"] == "websocket.disconnect"
+    assert waiting.result(PATIENCE_S)["type"] == "websocket.disconnect"
     opened.app.leave()
 
 

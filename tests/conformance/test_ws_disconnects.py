@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from shardserve.errors import ClientDisconnected
-from tests.helpers.http1 import get, until
+from tests.helpers.http1 import PATIENCE_S, get, until
 from tests.helpers.ws import (
     Heard,
     Led,
@@ -75,7 +75,7 @@ class TestTheClientGoes:
         opened.app.connect()
         waiting = opened.app.begin_receive()
         lose(opened.client)
-        assert waiting.result(5) == disconnect(1006)
+        assert waiting.result(PATIENCE_S) == disconnect(1006)
         assert opened.app.receive() == disconnect(1006)
         with pytest.raises(ClientDisconnected):
             opened.app.send(ACCEPT)
@@ -98,7 +98,7 @@ class TestTheClientGoes:
         opened = Opened(server, led).accepted()
         waiting = opened.app.begin_receive()
         lose(opened.client)
-        assert waiting.result(5) == disconnect(1006)
+        assert waiting.result(PATIENCE_S) == disconnect(1006)
         assert opened.app.receive() == disconnect(1006)
         opened.app.leave()
         gone(server)
@@ -186,7 +186,7 @@ class TestTheClientGoes:
         opened = Opened(server, led).accepted()
         waiting = opened.app.begin_receive()
         lose(opened.client)
-        waiting.result(5)
+        waiting.result(PATIENCE_S)
         opened.app.fail(LookupError("mine"))
         report = server.take_error()
         assert isinstance(report.error, LookupError)
@@ -230,7 +230,7 @@ class TestAHalfClosedPeer:
         opened.app.connect()
         waiting = opened.app.begin_receive()
         opened.client.half_close()
-        assert waiting.result(5) == disconnect(1006)
+        assert waiting.result(PATIENCE_S) == disconnect(1006)
         with pytest.raises(ClientDisconnected):
             opened.app.send(ACCEPT)
         opened.app.close()

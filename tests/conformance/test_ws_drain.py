@@ -8,7 +8,7 @@ import pytest
 
 from shardserve.errors import ClientDisconnected
 from tests.helpers.asgi import reply
-from tests.helpers.http1 import Access, get, until
+from tests.helpers.http1 import PATIENCE_S, Access, get, until
 from tests.helpers.ws import Heard, Led, Opened, WsClient, close, data_of, echo, handshake, text
 
 ACCEPT = {"type": "websocket.accept"}
@@ -52,7 +52,7 @@ class TestEndStreams:
         assert opened.ws.read_close()[0] == 1012
         opened.ws.send(close(1012))
         opened.ws.assert_closed()
-        message = waiting.result(5)
+        message = waiting.result(PATIENCE_S)
         assert (message["type"], message["code"]) == ("websocket.disconnect", 1012)
         assert opened.app.receive() == message
 
@@ -266,7 +266,7 @@ class TestAbort:
         except ConnectionResetError:
             pass
         with pytest.raises(asyncio.CancelledError):
-            waiting.result(5)
+            waiting.result(PATIENCE_S)
         until(lambda: server.factory.connections == server.factory.in_flight == 0)
         report = server.take_error()
         assert isinstance(report.error, asyncio.CancelledError)

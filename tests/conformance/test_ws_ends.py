@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shardserve.errors import ClientDisconnected, MessageError
-from tests.helpers.http1 import get, until
+from tests.helpers.http1 import PATIENCE_S, get, until
 from tests.helpers.ws import (
     Heard,
     Led,
@@ -256,7 +256,7 @@ class TestTheAppCloses:
         waiting = opened.app.begin(step)
         assert opened.ws.read_close() == (4006, "mine")
         opened.ws.send(close(4006))
-        assert waiting.result(5) == disconnect(4006, "mine")
+        assert waiting.result(PATIENCE_S) == disconnect(4006, "mine")
 
     def test_a_send_behind_it_is_a_mistake(self, serve, led):
         opened = Opened(serve(led), led).accepted()

@@ -10,7 +10,7 @@ import pytest
 
 from shardserve.errors import ClientDisconnected, MessageError
 from tests.helpers.asgi import reply
-from tests.helpers.http1 import until
+from tests.helpers.http1 import PATIENCE_S, until
 from tests.helpers.pauses import at_once
 from tests.helpers.ws import Led, Opened, WsClient, accept, binary, close, data_of, handshake, text
 
@@ -148,7 +148,7 @@ class TestTheAppsOwn:
 
         stepping = opened.app.begin(step)
         opened.ws.send(*[text(str(number)) for number in range(10)])
-        assert stepping.result(5) == [str(number) for number in range(10)]
+        assert stepping.result(PATIENCE_S) == [str(number) for number in range(10)]
         assert [opened.ws.read_text() for _ in range(10)] == [str(number) for number in range(10)]
 
     def test_nothing_grows_with_the_messages(self, serve):
@@ -175,7 +175,7 @@ class TestTheAppsOwn:
         stepping = opened.app.begin(step)
         until(lambda: begun)
         server.call(opened.app.task.cancel)
-        assert stepping.result(5) == "cancelled"
+        assert stepping.result(PATIENCE_S) == "cancelled"
         assert opened.ws.read_close() == (4000, "cancelled")
 
 
@@ -215,7 +215,7 @@ class TestReceive:
         stepping = opened.app.begin(step)
         assert opened.ws.read_text() == "first"
         opened.ws.send(text("second"))
-        assert data_of(stepping.result(5)) == "second"
+        assert data_of(stepping.result(PATIENCE_S)) == "second"
 
     def test_two_at_once_get_one_each(self, serve, led):
         opened = Opened(serve(led), led).accepted()
@@ -230,7 +230,7 @@ class TestReceive:
         assert opened.ws.read_text() == "x"
         opened.ws.send(text("a"))
         opened.ws.send(binary(b"b"))
-        assert [data_of(message) for message in stepping.result(5)] == ["a", b"b"]
+        assert [data_of(message) for message in stepping.result(PATIENCE_S)] == ["a", b"b"]
 
     def test_many_at_once_all_hear_the_end(self, serve, led):
         opened = Opened(serve(led), led).accepted()
@@ -244,7 +244,7 @@ class TestReceive:
         stepping = opened.app.begin(step)
         assert opened.ws.read_text() == "x"
         opened.ws.send(text("a"), close(4000))
-        messages = stepping.result(5)
+        messages = stepping.result(PATIENCE_S)
         assert [message["type"] for message in messages].count("websocket.receive") == 1
         assert [message["code"] for message in messages if "code" in message] == [4000] * 9
 
@@ -286,7 +286,7 @@ class TestReceive:
         stepping = opened.app.begin(step)
         assert opened.ws.read_text() == "x"
         opened.ws.send(text("mine"))
-        assert data_of(stepping.result(5)) == "mine"
+        assert data_of(stepping.result(PATIENCE_S)) == "mine"
 
     def test_awaited_later_than_called(self, serve, led):
         """receive() is a plain call; what matters is when it is awaited."""

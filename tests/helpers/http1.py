@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import os
 import socket
 import threading
 import time
@@ -27,7 +28,7 @@ from shardserve._native import ProtocolFactory
 from shardserve.config.model import Config
 from shardserve.worker.limits import request_limits
 
-PATIENCE_S = 10.0
+PATIENCE_S = float(os.environ.get("SHARDSERVE_TEST_PATIENCE_S", "10"))
 READ_BYTES = 65536
 
 App = Callable[[Any, Any, Any], Any]

@@ -336,6 +336,8 @@ class LedConnection:
                         raise
         finally:
             self.over = True
+            while not self._steps.empty():  # cancelled before it could take them
+                self._steps.get_nowait()[1].set_exception(asyncio.CancelledError())
 
     def begin(self, step: Step | BaseException | None) -> concurrent.futures.Future[Any]:
         """Has the app take this step; its result comes. Several are taken one after the other."""
