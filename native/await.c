@@ -225,7 +225,8 @@ waiter_am_send(PyObject *self, PyObject *value, PyObject **result)
     Waiter *waiter = (Waiter *)self;
     (void)value;
     *result = NULL;
-    if (waiter->future_iter != NULL && waiter->kind == WAITER_RECEIVE && task_is_at_once(waiter->cycle))
+    bool at_once = waiter->kind == WAITER_RECEIVE && waiter->cycle != NULL && task_is_at_once(waiter->cycle);
+    if (at_once)
         Py_CLEAR(waiter->future_iter); /* it was not the future that woke us */
     for (;;) {
         if (waiter->cycle == NULL) {
@@ -247,6 +248,10 @@ waiter_am_send(PyObject *self, PyObject *value, PyObject **result)
         Cycle *cycle = (Cycle *)Py_NewRef(waiter->cycle); /* close() may come in between */
         *result = waiter_poll(cycle, waiter->kind);
         bool wait = *result == NULL && !PyErr_Occurred();
+        if (wait && at_once && (*result = task_resting_future(cycle)) != NULL) {
+            Py_DECREF(cycle);
+            return PYGEN_NEXT;
+        }
         PyObject *iter = wait ? future_iter(cycle, waiter->kind) : NULL;
         Py_DECREF(cycle);
         if (iter != NULL) {

@@ -6,7 +6,6 @@
 #include "cycle.h"
 
 #include "await.h"
-#include "task.h"
 #include "websocket.h"
 
 typedef enum { MESSAGE_START, MESSAGE_BODY } MessageKind;
@@ -118,9 +117,6 @@ cycle_wait(Cycle *cycle, bool receiving)
 {
     if (!receiving)
         return cycle->wire->wait_writable(cycle);
-    PyObject *resting = task_resting_future(cycle);
-    if (resting != NULL)
-        return resting;
     PyObject *future = futures_add(cycle->factory->state, cycle->factory->loop, &cycle->receive_futures);
     /* Second, so that what it brings (the client is gone, say) resolves the future. */
     if (future != NULL && cycle->stream != NULL && !cycle->body_complete && cycle->wire->want_body(cycle) < 0)

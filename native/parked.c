@@ -184,8 +184,7 @@ task_resting_future(const Cycle *cycle)
     if (parked == NULL || !parked->at_once || parked->rests_on == NULL)
         return NULL;
     PyObject *future = Py_NewRef(parked->rests_on);
-    if (!is_and_drop(call_method0(future, parked->factory->state->names.done), Py_False))
-        Py_CLEAR(future); /* the app has cancelled its own task: it must not hear of that twice */
+    mark_blocking(parked->factory->state, future); /* for another task, if it is one that asks (eager tasks, 3.12) */
     return future;
 }
 
@@ -205,8 +204,7 @@ settle(Parked *parked, PySendResult outcome, PyObject *result)
 {
     const State *state = parked->factory->state;
     if (outcome == PYGEN_NEXT && result == parked->rests_on && is_receive_future(parked, result)) {
-        if (PyObject_SetAttr(result, state->names.future_blocking, Py_False) < 0) /* its task has taken note of it before */
-            PyErr_Clear();
+        /* It may be done: the app has cancelled its own task, which will throw that in where the app waits now. */
         Py_DECREF(result);
         return;
     }

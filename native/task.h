@@ -80,7 +80,8 @@ task_is_at_once(const Cycle *cycle)
     return cycle->parked != NULL && cycle->parked->at_once;
 }
 
-/* The future that a receive() of `cycle` waits for while task_step_at_once() steps its app: new reference; NULL: none. */
+/* The future that a receive() of `cycle` yields, as it is, while task_step_at_once() steps its app: new reference, without an
+ * exception NULL if there is none. */
 PyObject *task_resting_future(const Cycle *cycle);
 
 /* Cancels the task of a suspended app. Errors are written as unraisable. May run Python. */

@@ -313,6 +313,15 @@ say_response(Cycle *cycle, PyObject *message, Say say)
     return result;
 }
 
+/* Whether `type` is "websocket.send": what nearly every message is. An app's string is not ours, so it is compared. */
+static inline bool
+is_send(PyObject *type)
+{
+    static const char send[] = "websocket.send";
+    return PyUnicode_GET_LENGTH(type) == sizeof(send) - 1 && PyUnicode_IS_ASCII(type) &&
+           memcmp(PyUnicode_DATA(type), send, sizeof(send) - 1) == 0;
+}
+
 /* Which message it is; SAY_KINDS with MessageError if none. */
 static Say
 kind_of(const State *state, PyObject *type)
@@ -337,7 +346,7 @@ websocket_send(Cycle *cycle, PyObject *message)
     PyObject *type = PyDict_GetItemWithError(message, state->names.type);
     if (type == NULL || !PyUnicode_Check(type))
         return PyErr_Occurred() ? -1 : refuse(state->MessageError, "send(): the message has no \"type\" (a str)");
-    Say say = type == state->names.websocket_send ? SAY_SEND : kind_of(state, type);
+    Say say = is_send(type) ? SAY_SEND : kind_of(state, type);
     if (say == SAY_KINDS || check_order(cycle, say) < 0)
         return -1;
     switch (say) {
