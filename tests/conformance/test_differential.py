@@ -139,7 +139,7 @@ def test_the_same_requests_as_others_see(ours: Ours, pipeline: list[bytes], cuts
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(head=requests(), field=st.sampled_from(["websocket", "h2c", "TLS/1.0"]), last=st.booleans())
+@given(head=requests(), field=st.sampled_from(["IRC/6.9", "h2c", "TLS/1.0"]), last=st.booleans())
 def test_a_body_behind_an_upgrade_ends_where_h11_says(
     ours: Ours, head: bytes, field: str, last: bool
 ) -> None:

@@ -24,7 +24,7 @@ TOKENS = [
     b"Transfer-Encoding: gzip, chunked\r\n", b"Transfer-Encoding: identity\r\n",
     b"Transfer_Encoding: chunked\r\n", b"Host: a\r\n", b"Host: \r\n", b"Host: a b\r\n",
     b"Host: [::1]:1\r\n", b"Host:a:1\r\n", b"Connection: close\r\n", b"Connection: keep-alive\r\n",
-    b"Connection: upgrade\r\n", b"Upgrade: websocket\r\n", b"Expect: 100-continue\r\n", b"Expect: x\r\n",
+    b"Connection: upgrade\r\n", b"Upgrade: h2c\r\n", b"Expect: 100-continue\r\n", b"Expect: x\r\n",
     b"X-A: b\r\n", b": b\r\n", b"X-A\r\n", b" X-A: b\r\n", b"GET ", b"POST ", b"HEAD ", b"FOO ", b"get ",
     b"OPTIONS * ", b"CONNECT a:1 ", b"PRI ", b" / ", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b"http://b/",
     b"HTTPS://b:2?c", b"http://u@b/", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.0\r\n\r\n",
@@ -60,7 +60,7 @@ def fields(dice: random.Random) -> list[bytes]:
     if dice.random() < 0.05:
         found.append(dice.choice([b"Expect: 100-continue", b"expect: 100-Continue"]))
     if dice.random() < 0.05:
-        found += [b"Connection: Upgrade", b"Upgrade: " + dice.choice([b"websocket", b"h2c"])]
+        found += [b"Connection: Upgrade", b"Upgrade: " + dice.choice([b"IRC/6.9", b"h2c"])]
     dice.shuffle(found)
     return found
 
