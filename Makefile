@@ -7,9 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 APP ?= shardserve.demo:app
 PYTEST := $(BIN)/python -m pytest
-# These share the cores. The rest forks, or starts servers, and is alone.
-PARALLEL := tests/conformance
-ALONE := tests/unit tests/native tests/e2e tests/faults tests/budget tests/leaks tests/autobahn
+# These share the cores (each leak program is a process of its own). The rest forks, or starts servers, and is alone.
+PARALLEL := tests/conformance tests/leaks
+ALONE := tests/unit tests/native tests/e2e tests/faults tests/budget tests/autobahn
 NATIVE := $(wildcard native/*.c native/*.h)
 
 .PHONY: help run test build lint format unit native-tests fuzz-smoke sanitize pythons install-check tools generated \
