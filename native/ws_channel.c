@@ -151,8 +151,11 @@ write_compressed(Cycle *cycle, PyObject *data)
     PyObject *frames = call_method2(cycle->factory->websocket, state->names.send, extensions, data);
     Py_DECREF(extensions);
     int result = frames == NULL ? -1 : check_order(cycle, SAY_SEND);
-    if (result == 0)
-        result = websocket_write((Connection *)cycle->stream, frames);
+    if (result == 0) {
+        Connection *connection = (Connection *)Py_NewRef(cycle->stream); /* a failed flush lets go of it */
+        result = websocket_write(connection, frames);
+        Py_DECREF(connection);
+    }
     Py_XDECREF(frames);
     return result;
 }

@@ -1,8 +1,6 @@
 /* The ways a WebSocket ends, and how long its client may be silent (RFC 6455 §7, §5.5.2). See websocket.h. */
 #include "websocket.h"
 
-#include "await.h"
-
 /* ---- output of the engine ---- */
 
 int
