@@ -10,6 +10,8 @@ import pytest
 
 from tests.helpers.http1 import Server
 from tests.helpers.pauses import PAUSES
+from tests.helpers.ws import Heard, Led
+from tests.helpers.ws_time import Ticking
 
 FAILED = pytest.StashKey[bool]()
 
@@ -57,3 +59,32 @@ def turn(request):
 def pause(request):
     """Awaited by the app where it may suspend."""
     return request.param
+
+
+# WebSocket
+
+
+@pytest.fixture
+def led():
+    """An app of which the test takes each step."""
+    app = Led()
+    yield app
+    app.leave_all()
+
+
+@pytest.fixture(params=["close", "reset"])
+def lose(request):
+    """How the client goes without a word: a FIN (with both directions closed) or a reset."""
+    return lambda client: getattr(client, request.param)()
+
+
+@pytest.fixture
+def heard():
+    """An app that notes what it hears."""
+    return Heard()
+
+
+@pytest.fixture
+def serve_ticking(serve):
+    with Ticking(serve) as start:
+        yield start

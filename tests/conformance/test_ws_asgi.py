@@ -12,7 +12,6 @@ from shardserve.errors import ApplicationError, MessageError
 from tests.helpers.http1 import PATIENCE_S, get, until
 from tests.helpers.ws import (
     Heard,
-    Led,
     Opened,
     WsClient,
     binary,
@@ -33,13 +32,6 @@ CLOSE = {"type": "websocket.close"}
 START = {"type": "websocket.http.response.start", "status": 404, "headers": []}
 BODY = {"type": "websocket.http.response.body", "body": b"no"}
 MORE = {**BODY, "more_body": True}
-
-
-@pytest.fixture
-def led():
-    app = Led()
-    yield app
-    app.leave_all()
 
 
 # The order of messages

@@ -19,7 +19,6 @@ from tests.helpers.ws import (
     PONG,
     TEXT,
     Frame,
-    Heard,
     close,
     echo,
     frame,
@@ -37,12 +36,6 @@ from tests.helpers.ws_peer import (
     large,
     limited,
 )
-
-
-@pytest.fixture
-def heard():
-    return Heard()
-
 
 # What is not allowed
 

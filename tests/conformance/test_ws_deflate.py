@@ -20,7 +20,6 @@ from tests.helpers.ws import (
     PING,
     PONG,
     TEXT,
-    Heard,
     Led,
     WsClient,
     binary,
@@ -49,11 +48,6 @@ OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 LEAST = 1024
 # What the server compresses with: the other end may inflate with no more.
 WINDOW_BITS = 12
-
-
-@pytest.fixture
-def heard():
-    return Heard()
 
 
 def deflated(data: bytes, level: int = 6) -> bytes:

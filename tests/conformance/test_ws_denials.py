@@ -6,17 +6,10 @@ import pytest
 
 from shardserve.errors import BodyLengthError, HeaderError, MessageError
 from tests.helpers.http1 import get, until
-from tests.helpers.ws import Led, Opened, handshake, text
+from tests.helpers.ws import Opened, handshake, text
 
 START = {"type": "websocket.http.response.start", "status": 404, "headers": []}
 BODY = {"type": "websocket.http.response.body", "body": b"no"}
-
-
-@pytest.fixture
-def led():
-    app = Led()
-    yield app
-    app.leave_all()
 
 
 class TestDenials:

@@ -11,15 +11,16 @@ from shardserve.errors import ClientDisconnected
 from tests.helpers.http1 import PATIENCE_S, get, until
 from tests.helpers.ws import (
     Heard,
-    Led,
     Opened,
     WsClient,
     accept,
     binary,
     close,
     data_of,
+    disconnect,
     echo,
     frame,
+    gone,
     handshake,
     ping,
     text,
@@ -30,27 +31,6 @@ SEND = {"type": "websocket.send", "text": "late"}
 CLOSE = {"type": "websocket.close"}
 START = {"type": "websocket.http.response.start", "status": 404, "headers": []}
 MORE = {"type": "websocket.http.response.body", "body": b"half", "more_body": True}
-
-
-@pytest.fixture
-def led():
-    app = Led()
-    yield app
-    app.leave_all()
-
-
-@pytest.fixture(params=["close", "reset"])
-def lose(request):
-    """How the client goes without a word: a FIN (with both directions closed) or a reset."""
-    return lambda client: getattr(client, request.param)()
-
-
-def gone(server) -> None:
-    until(lambda: server.factory.connections == 0, "the connection to be lost")
-
-
-def disconnect(code: int, reason: str = "") -> dict:
-    return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
 
 class TestTheClientGoes:

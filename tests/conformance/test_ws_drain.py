@@ -9,16 +9,9 @@ import pytest
 from shardserve.errors import ClientDisconnected
 from tests.helpers.asgi import reply
 from tests.helpers.http1 import PATIENCE_S, Access, get, until
-from tests.helpers.ws import Heard, Led, Opened, WsClient, close, data_of, echo, handshake, text
+from tests.helpers.ws import Heard, Opened, WsClient, close, data_of, echo, handshake, text
 
 ACCEPT = {"type": "websocket.accept"}
-
-
-@pytest.fixture
-def led():
-    app = Led()
-    yield app
-    app.leave_all()
 
 
 class Drained:

@@ -19,7 +19,6 @@ from tests.helpers.ws import (
     PING,
     PONG,
     TEXT,
-    Heard,
     WsClient,
     binary,
     close,
@@ -44,12 +43,6 @@ from tests.helpers.ws_peer import (
     large,
     pieces_of,
 )
-
-
-@pytest.fixture
-def heard():
-    return Heard()
-
 
 LENGTHS = [0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 124, 125, 126, 127, 128, 129, 1023, 1024]
 LONG = [65534, 65535, 65536, 65537, MEBIBYTE + 3, 5 * MEBIBYTE]

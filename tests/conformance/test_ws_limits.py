@@ -17,7 +17,6 @@ from tests.helpers.ws import (
     BINARY,
     CONTINUATION,
     TEXT,
-    Heard,
     binary,
     deflated,
     echo,
@@ -46,11 +45,6 @@ DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate"
 SIZES = [1, 2, 125, 126, 127, 1000, 65535, 65536, MEBIBYTE]
 # What a flood may cost: buffers of both ends, in this one process, and what the allocator keeps.
 FEW = 24 * MEBIBYTE
-
-
-@pytest.fixture
-def heard():
-    return Heard()
 
 
 def squeezed(payload: bytes) -> bytes:

@@ -6,16 +6,9 @@ import pytest
 
 from shardserve.errors import ApplicationError, HeaderError, MessageError
 from tests.helpers.http1 import get
-from tests.helpers.ws import Heard, Led, WsClient, deflated, echo, frame, handshake, inflated, text
+from tests.helpers.ws import Heard, WsClient, deflated, echo, frame, handshake, inflated, text
 
 ACCEPT = {"type": "websocket.accept"}
-
-
-@pytest.fixture
-def led():
-    app = Led()
-    yield app
-    app.leave_all()
 
 
 def offer(*values: bytes) -> list[bytes]:

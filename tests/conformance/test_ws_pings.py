@@ -21,7 +21,6 @@ from tests.helpers.ws import (
     PING,
     Frame,
     Heard,
-    Led,
     WsClient,
     close,
     echo,
@@ -50,30 +49,11 @@ from tests.helpers.ws_time import (
     SHORT_S,
     TICK_S,
     TIMED_OUT,
-    Ticking,
     late,
     settle,
     tick,
     ticks_for,
 )
-
-
-@pytest.fixture
-def serve_ticking(serve):
-    with Ticking(serve) as start:
-        yield start
-
-
-@pytest.fixture
-def heard():
-    return Heard()
-
-
-@pytest.fixture
-def led():
-    app = Led()
-    yield app
-    app.leave_all()
 
 
 def frames_to_the_end(ws: WsClient) -> list[Frame]:

@@ -12,17 +12,10 @@ from shardserve.errors import ClientDisconnected, MessageError
 from tests.helpers.asgi import reply
 from tests.helpers.http1 import PATIENCE_S, until
 from tests.helpers.pauses import at_once
-from tests.helpers.ws import Led, Opened, WsClient, accept, binary, close, data_of, handshake, text
+from tests.helpers.ws import Opened, WsClient, accept, binary, close, data_of, handshake, text
 
 VAR: contextvars.ContextVar[str] = contextvars.ContextVar("VAR")
 SEND = {"type": "websocket.send", "text": "x"}
-
-
-@pytest.fixture
-def led():
-    app = Led()
-    yield app
-    app.leave_all()
 
 
 def spoken(serve, handle, messages: int = 3, **settings):

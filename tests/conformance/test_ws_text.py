@@ -24,12 +24,6 @@ from tests.helpers.ws_peer import (
     pieces_of,
 )
 
-
-@pytest.fixture
-def heard():
-    return Heard()
-
-
 # Text is UTF-8
 
 

@@ -18,7 +18,6 @@ from tests.helpers.ws import (
     BINARY,
     CLOSE,
     PING,
-    Heard,
     Led,
     WsClient,
     close,
@@ -44,30 +43,11 @@ from tests.helpers.ws_time import (
     SHORT_MS,
     SHORT_S,
     TICK_S,
-    Ticking,
     late,
     settle,
     tick,
     ticks_for,
 )
-
-
-@pytest.fixture
-def serve_ticking(serve):
-    with Ticking(serve) as start:
-        yield start
-
-
-@pytest.fixture
-def heard():
-    return Heard()
-
-
-@pytest.fixture
-def led():
-    app = Led()
-    yield app
-    app.leave_all()
 
 
 def opened(server: Server, led: Led) -> WsClient:

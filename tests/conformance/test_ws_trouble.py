@@ -10,17 +10,10 @@ from shardserve.config.model import Config
 from shardserve.errors import ApplicationError, ClientDisconnected
 from shardserve.worker.limits import request_limits
 from tests.helpers.http1 import get, until
-from tests.helpers.ws import Heard, Led, Opened, WsClient, binary, close, echo, frame, handshake, ping, text
+from tests.helpers.ws import Heard, Opened, WsClient, binary, close, echo, frame, handshake, ping, text
 
 ACCEPT = {"type": "websocket.accept"}
 CLOSE = {"type": "websocket.close"}
-
-
-@pytest.fixture
-def led():
-    app = Led()
-    yield app
-    app.leave_all()
 
 
 @pytest.fixture

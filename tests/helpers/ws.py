@@ -303,6 +303,16 @@ def data_of(message: dict[str, Any]) -> Any:
     return message["text"]
 
 
+def disconnect(code: int, reason: str = "") -> dict[str, Any]:
+    """What the app hears at the end."""
+    return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+
+def gone(server: Any) -> None:
+    """Waits until the server has lost its connections."""
+    until(lambda: server.factory.connections == 0, "the connection to be lost")
+
+
 Step = Callable[[Any, Any], Awaitable[Any]]
 
 
