@@ -8,18 +8,18 @@
 #include "await.h"
 #include "websocket.h"
 
-typedef enum { MESSAGE_START, MESSAGE_BODY } MessageKind;
-
 #define ILLEGAL 0xff
 
-/* The order of a response (ASGI HTTP spec, "Response Start" and "Response Body"). The last body message
- * moves to RESPONSE_DONE from wherever a body is legal. */
-static const uint8_t RESPONSE_NEXT[4][2] = {
-    /*                  http.response.start  http.response.body */
-    [RESPONSE_NONE] = {RESPONSE_HEAD, ILLEGAL},
-    [RESPONSE_HEAD] = {ILLEGAL, RESPONSE_BODY},
-    [RESPONSE_BODY] = {ILLEGAL, RESPONSE_BODY},
-    [RESPONSE_DONE] = {ILLEGAL, ILLEGAL},
+/* The order of a response (ASGI HTTP spec, "Response Start" and "Response Body"; ASGI extensions, "HTTP Trailers"). The last
+ * body message moves to RESPONSE_TRAILERS, if they were announced, and the last message to RESPONSE_DONE from wherever it is
+ * legal. */
+static const uint8_t RESPONSE_NEXT[5][4] = {
+    /*                     start          body           trailers           early_hint, debug */
+    [RESPONSE_NONE] = {RESPONSE_HEAD, ILLEGAL, ILLEGAL, RESPONSE_NONE},
+    [RESPONSE_HEAD] = {ILLEGAL, RESPONSE_BODY, ILLEGAL, ILLEGAL},
+    [RESPONSE_BODY] = {ILLEGAL, RESPONSE_BODY, ILLEGAL, ILLEGAL},
+    [RESPONSE_TRAILERS] = {ILLEGAL, ILLEGAL, RESPONSE_TRAILERS, ILLEGAL},
+    [RESPONSE_DONE] = {ILLEGAL, ILLEGAL, ILLEGAL, ILLEGAL},
 };
 
 /* ---- asked by receive() ---- */
@@ -133,17 +133,24 @@ refuse(PyObject *error, const char *text)
     return -1;
 }
 
-/* Whether a message of this kind may come now. 0, or -1 with ClientDisconnected or MessageError. */
-static int
-check_order(const Cycle *cycle, MessageKind kind)
+int
+cycle_check_order(const Cycle *cycle, MessageKind kind)
 {
     const State *state = cycle->factory->state;
     if (cycle->disconnected && cycle->response != RESPONSE_DONE)
         return refuse(state->ClientDisconnected, "the client disconnected");
+    if (UNLIKELY(cycle->sending_file) && cycle->response != RESPONSE_DONE)
+        return refuse(state->MessageError, "send() before the file of the last message was sent: await that send() first");
     if (RESPONSE_NEXT[cycle->response][kind] != ILLEGAL)
         return 0;
     if (cycle->response == RESPONSE_DONE)
         return refuse(state->MessageError, "send() after the response was completed");
+    if (cycle->response == RESPONSE_TRAILERS)
+        return refuse(state->MessageError, "only http.response.trailers may come behind the last http.response.body");
+    if (kind == MESSAGE_EARLY)
+        return refuse(state->MessageError, "this message must come before http.response.start");
+    if (kind == MESSAGE_TRAILERS)
+        return refuse(state->MessageError, "http.response.trailers came before the last http.response.body, or unannounced");
     if (kind == MESSAGE_BODY)
         return refuse(state->MessageError, "http.response.body came before http.response.start");
     return refuse(state->MessageError, "http.response.start came twice");
@@ -169,21 +176,32 @@ message_status(const State *state, PyObject *message)
     return -1;
 }
 
-/* "headers" as a list or tuple: new reference; NULL with MessageError or what iterating them raised. */
-static PyObject *
-message_headers(const State *state, PyObject *message)
+PyObject *
+message_items(const State *state, PyObject *message, PyObject *key, const char *what)
 {
-    PyObject *headers = PyDict_GetItemWithError(message, state->names.headers);
-    if (headers == NULL)
+    PyObject *value = PyDict_GetItemWithError(message, key);
+    if (value == NULL)
         return PyErr_Occurred() ? NULL : PyTuple_New(0);
-    Py_INCREF(headers);
-    PyObject *fields = PySequence_Fast(headers, "");
-    Py_DECREF(headers);
-    if (fields == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
+    Py_INCREF(value);
+    PyObject *items = PySequence_Fast(value, "");
+    Py_DECREF(value);
+    if (items == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
         PyErr_Clear();
-        refuse(state->MessageError, "http.response.start: \"headers\" must be an iterable of [name, value] pairs");
+        refuse(state->MessageError, what);
     }
-    return fields;
+    return items;
+}
+
+int
+message_flag(PyObject *message, PyObject *key)
+{
+    PyObject *value = PyDict_GetItemWithError(message, key);
+    if (value == NULL)
+        return PyErr_Occurred() ? -1 : 0;
+    Py_INCREF(value);
+    int flag = PyObject_IsTrue(value);
+    Py_DECREF(value);
+    return flag;
 }
 
 int
@@ -191,10 +209,13 @@ cycle_send_start(Cycle *cycle, PyObject *message)
 {
     const State *state = cycle->factory->state;
     int status = message_status(state, message);
-    PyObject *fields = status < 0 ? NULL : message_headers(state, message);
+    int trailers = status < 0 ? -1 : message_flag(message, state->names.trailers);
+    PyObject *fields = trailers < 0 ? NULL
+                                    : message_items(state, message, state->names.headers,
+                                                    "http.response.start: \"headers\" must be an iterable of [name, value] pairs");
     if (fields == NULL)
         return -1;
-    int result = check_order(cycle, MESSAGE_START); /* iterating the headers may have run the app */
+    int result = cycle_check_order(cycle, MESSAGE_START); /* iterating the headers may have run the app */
     if (result == 0)
         result = cycle->wire->head(cycle, status, fields);
     Py_DECREF(fields);
@@ -202,6 +223,9 @@ cycle_send_start(Cycle *cycle, PyObject *message)
         return -1;
     cycle->status = status;
     cycle->no_body = cycle->head_only || status == 204 || status == 205 || status == 304;
+    /* RFC 9110 §6.5.1: where there is no place for trailers they are dropped. */
+    cycle->trailers = trailers && !cycle->version_10 && !cycle->no_body && cycle->facts.content_length < 0;
+    cycle->drops_trailers = trailers && !cycle->trailers;
     cycle->response = RESPONSE_NEXT[cycle->response][MESSAGE_START];
     return 0;
 }
@@ -225,9 +249,8 @@ body_bytes(const State *state, PyObject *message)
     return NULL;
 }
 
-/* The promise of Content-Length (RFC 9110 §8.6). 0, or -1 with BodyLengthError. */
-static int
-check_length(const Cycle *cycle, Py_ssize_t length, bool more)
+int
+cycle_check_length(const Cycle *cycle, int64_t length, bool more)
 {
     const State *state = cycle->factory->state;
     if (cycle->facts.content_length < 0 || cycle->no_body)
@@ -257,30 +280,40 @@ abandon_response(Cycle *cycle)
     error_restore(error);
 }
 
+bool
+cycle_body_begins(Cycle *cycle, int64_t length, bool more)
+{
+    cycle->response = more              ? RESPONSE_NEXT[cycle->response][MESSAGE_BODY]
+                      : cycle->trailers ? RESPONSE_TRAILERS
+                                        : RESPONSE_DONE;
+    cycle->body_sent += (uint64_t)length;
+    return more || cycle->trailers;
+}
+
+int
+cycle_body_ends(Cycle *cycle, int result, bool more)
+{
+    if (result < 0)
+        abandon_response(cycle);
+    else if (!more)
+        futures_wake(cycle->factory->state, &cycle->receive_futures);
+    return result;
+}
+
 int
 cycle_send_body(Cycle *cycle, PyObject *message)
 {
     const State *state = cycle->factory->state;
-    PyObject *more_body = PyDict_GetItemWithError(message, state->names.more_body);
-    if (more_body == NULL && PyErr_Occurred())
-        return -1;
-    Py_XINCREF(more_body);
-    int more = more_body == NULL ? 0 : PyObject_IsTrue(more_body);
-    Py_XDECREF(more_body);
+    int more = message_flag(message, state->names.more_body);
     PyObject *bytes = more < 0 ? NULL : body_bytes(state, message);
     if (bytes == NULL)
         return -1;
-    int result = check_order(cycle, MESSAGE_BODY); /* the message may have run the app */
+    int result = cycle_check_order(cycle, MESSAGE_BODY); /* the message may have run the app */
     if (result == 0)
-        result = check_length(cycle, PyBytes_GET_SIZE(bytes), more);
+        result = cycle_check_length(cycle, PyBytes_GET_SIZE(bytes), more);
     if (result == 0) {
-        cycle->response = more ? RESPONSE_NEXT[cycle->response][MESSAGE_BODY] : RESPONSE_DONE;
-        cycle->body_sent += (uint64_t)PyBytes_GET_SIZE(bytes);
-        result = cycle->wire->body(cycle, bytes, more);
-        if (result < 0)
-            abandon_response(cycle);
-        else if (!more)
-            futures_wake(state, &cycle->receive_futures);
+        bool goes_on = cycle_body_begins(cycle, PyBytes_GET_SIZE(bytes), more);
+        result = cycle_body_ends(cycle, cycle->wire->body(cycle, bytes, goes_on), goes_on);
     }
     Py_DECREF(bytes);
     return result;
@@ -302,22 +335,13 @@ send_message(Cycle *cycle, PyObject *message)
             refuse(state->MessageError, "send(): the message has no \"type\" (a str)");
         return -1;
     }
-    int (*handler)(Cycle *, PyObject *);
-    MessageKind kind;
-    if (type == state->names.http_response_body || PyUnicode_Compare(type, state->names.http_response_body) == 0) {
-        handler = cycle_send_body;
-        kind = MESSAGE_BODY;
-    }
-    else if (PyUnicode_Compare(type, state->names.http_response_start) == 0) {
-        handler = cycle_send_start;
-        kind = MESSAGE_START;
-    }
-    else {
-        PyErr_Format(state->MessageError, "send(): unknown message type %R; an HTTP response is "
-                     "http.response.start, then http.response.body", type);
-        return -1;
-    }
-    int result = check_order(cycle, kind) < 0 ? -1 : handler(cycle, message);
+    int result;
+    if (type == state->names.http_response_body || PyUnicode_Compare(type, state->names.http_response_body) == 0)
+        result = cycle_check_order(cycle, MESSAGE_BODY) < 0 ? -1 : cycle_send_body(cycle, message);
+    else if (PyUnicode_Compare(type, state->names.http_response_start) == 0)
+        result = cycle_check_order(cycle, MESSAGE_START) < 0 ? -1 : cycle_send_start(cycle, message);
+    else
+        result = cycle_send_extension(cycle, type, message);
     if (UNLIKELY(cycle->factory->ending_streams) && result == 0)
         cycle_end_stream(cycle); /* for a receive() that began to wait before there was anything to tell */
     return result;

@@ -1,8 +1,9 @@
-/* Connection: made, and its type. See connection.h for the files that hold the rest. */
+/* Connection: the object and its type. See connection.h for the files that hold the rest. */
 #include "connection.h"
 
+#include "arrival.h"
+#include "file.h"
 #include "request.h"
-#include "scope.h"
 #include "websocket.h"
 
 #ifdef SHARDSERVE_DEBUG
@@ -15,6 +16,7 @@ connection_check(const Connection *connection)
     CHECK(connection->incoming == NULL || connection->input == INPUT_HEAD);
     CHECK(connection->fd < 0 || connection->transport != NULL);
     CHECK(!connection->head_open || connection->current != NULL);
+    CHECK(connection->file == NULL || (connection->current != NULL && !connection->head_open));
     /* Whoever has nothing running waits for the client, and not for ever. */
     CHECK(connection->current != NULL || connection->deadline != DEADLINE_NONE || connection->transport == NULL ||
           connection->closing || connection->close_after || connection->running || connection->feeding ||
@@ -52,139 +54,6 @@ connection_new(Factory *factory)
     return (PyObject *)connection;
 }
 
-/* transport.get_extra_info(name): new reference, NULL with an exception. May run Python. */
-static PyObject *
-extra_info(const Connection *connection, PyObject *transport, PyObject *name)
-{
-    return call_method1(transport, connection->factory->state->names.get_extra_info, name);
-}
-
-/* ASGI: [host, port], or for a Unix socket [path, None] (server) and nothing (client). Steals `address`, which may
- * be NULL with an exception. New reference, or NULL. */
-static PyObject *
-asgi_address(PyObject *address, bool server)
-{
-    PyObject *result = NULL;
-    if (address == NULL)
-        return NULL;
-    if (PyTuple_Check(address) && PyTuple_GET_SIZE(address) >= 2)
-        result = PyTuple_GetSlice(address, 0, 2);
-    else if (server && PyUnicode_Check(address) && PyUnicode_GET_LENGTH(address) > 0)
-        result = PyTuple_Pack(2, address, Py_None);
-    else
-        result = Py_NewRef(Py_None);
-    Py_DECREF(address);
-    return result;
-}
-
-/* The descriptor of the plain socket below `transport`, -1 if there is none (TLS), or -2 with an exception. */
-static int
-plain_socket(const Connection *connection, PyObject *transport)
-{
-    const State *state = connection->factory->state;
-    PyObject *tls = extra_info(connection, transport, state->names.ssl_object);
-    if (tls == NULL)
-        return -2;
-    Py_DECREF(tls);
-    if (tls != Py_None)
-        return -1;
-    PyObject *sock = extra_info(connection, transport, state->names.socket);
-    if (sock == NULL)
-        return -2;
-    PyObject *number = sock == Py_None ? PyLong_FromLong(-1) : call_method0(sock, state->names.fileno);
-    Py_DECREF(sock);
-    long fd = number == NULL ? -1 : PyLong_AsLong(number);
-    Py_XDECREF(number);
-    if (PyErr_Occurred())
-        return -2;
-    return fd < 0 || fd > INT_MAX ? -1 : (int)fd;
-}
-
-/* The socket, the addresses and the scope's fixed part. 0, or -1. May run Python. */
-static int
-read_transport(Connection *connection, PyObject *transport, int *socket_fd)
-{
-    const State *state = connection->factory->state;
-    int fd = plain_socket(connection, transport);
-    PyObject *server = fd == -2 ? NULL : asgi_address(extra_info(connection, transport, state->names.sockname), true);
-    PyObject *client =
-        server == NULL ? NULL : asgi_address(extra_info(connection, transport, state->names.peername), false);
-    PyObject *base = client == NULL ? NULL : scope_template(connection->factory, client, server);
-    Py_XDECREF(server);
-    if (base == NULL) {
-        Py_XDECREF(client);
-        return -1;
-    }
-    Py_XSETREF(connection->client, client);
-    Py_XSETREF(connection->scope_base, base);
-    *socket_fd = fd;
-    return 0;
-}
-
-/* Descriptor numbers are handed out lowest first: this one says that few are left. May run Python. */
-static void
-report_crowded(const Factory *factory)
-{
-    PyObject *on_crowded = Py_XNewRef(factory->on_crowded);
-    if (on_crowded == NULL)
-        return;
-    PyObject *result = PyObject_CallNoArgs(on_crowded);
-    if (result == NULL)
-        PyErr_WriteUnraisable(on_crowded);
-    Py_XDECREF(result);
-    Py_DECREF(on_crowded);
-}
-
-/* There are too many already. The client hears so before it has asked; while it reads that, it does not count. May run
- * Python. */
-static void
-turn_away(Connection *connection)
-{
-    if (connection->transport == NULL || connection->closing)
-        return;
-    connection->turned_away = true;
-    connection->factory->turned_away_count++;
-    connection->factory->refused++;
-    http1_cork(connection);
-    connection_reject(connection, 503, "too many connections (limit-connections)");
-    http1_uncork(connection);
-}
-
-static PyObject *
-connection_made(PyObject *self, PyObject *transport)
-{
-    Connection *connection = (Connection *)self;
-    Factory *factory = connection->factory;
-    if (connection->transport != NULL || factory->closed) {
-        PyErr_SetString(PyExc_RuntimeError, "connection_made() on a connection in use or a closed factory");
-        return NULL;
-    }
-    int fd = -1;
-    PyObject *parser = PyObject_CallOneArg(factory->state->HttpRequestParser, self);
-    if (parser == NULL || read_transport(connection, transport, &fd) < 0) {
-        Py_XDECREF(parser);
-        return NULL;
-    }
-    if (connection->transport != NULL || connection->closing) {
-        Py_DECREF(parser);
-        PyErr_SetString(PyExc_RuntimeError, "the connection ended inside connection_made()");
-        return NULL;
-    }
-    connection->parser = parser;
-    connection->transport = Py_NewRef(transport);
-    connection->fd = fd;
-    connection->queue_fd = fd;
-    list_append(&factory->connections, &connection->all);
-    factory->connection_count++;
-    deadline_start(connection, DEADLINE_FIRST_BYTE);
-    if (UNLIKELY(fd >= factory->crowded_fd))
-        report_crowded(factory);
-    if (UNLIKELY(factory->connection_count - factory->turned_away_count > factory->limits.connections))
-        turn_away(connection);
-    connection_check(connection);
-    Py_RETURN_NONE;
-}
-
 /* ---- type ---- */
 
 static int
@@ -197,6 +66,7 @@ connection_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(connection->parser);
     Py_VISIT(connection->scope_base);
     Py_VISIT(connection->client);
+    Py_VISIT(connection->announced);
     Py_VISIT(connection->websocket);
     Py_VISIT(connection->incoming);
     Py_VISIT(connection->current);
@@ -214,10 +84,12 @@ connection_clear(PyObject *self)
     connection->receiving = NULL;
     connection->head_open = false;
     writer_clear(&connection->out);
+    file_drop(connection);
     Py_CLEAR(connection->transport);
     Py_CLEAR(connection->parser);
     Py_CLEAR(connection->scope_base);
     Py_CLEAR(connection->client);
+    Py_CLEAR(connection->announced);
     Py_CLEAR(connection->websocket);
     Py_CLEAR(connection->incoming);
     Py_CLEAR(connection->current);
@@ -261,7 +133,9 @@ connection_repr(PyObject *self)
 }
 
 static PyMethodDef connection_methods[] = {
-    {"connection_made", connection_made, METH_O, "asyncio.Protocol: the transport is there."},
+    {"set_addresses", (PyCFunction)(void (*)(void))arrival_set_addresses, METH_VARARGS | METH_KEYWORDS,
+     "set_addresses(client, server, scheme=None): before connection_made(): what a PROXY header said."},
+    {"connection_made", arrival_connection_made, METH_O, "asyncio.Protocol: the transport is there."},
     {"data_received", connection_data_received, METH_O, "asyncio.Protocol: bytes from the client."},
     {"eof_received", connection_eof_received, METH_NOARGS, "asyncio.Protocol: True keeps a half-closed connection."},
     {"connection_lost", connection_lost, METH_O, "asyncio.Protocol: the end."},

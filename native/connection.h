@@ -44,10 +44,12 @@ typedef struct Connection {
     PyObject *parser;      /* strong, likewise */
     PyObject *scope_base;  /* scope_template() */
     PyObject *client;      /* (host, port) or None */
+    PyObject *announced;   /* set_addresses(): (client, server, scheme), until connection_made(); or NULL */
     struct WebSocket *websocket; /* strong; NULL: this is HTTP. Else what comes is frames (websocket.h) */
     PyObject *weak_list;
-    int fd;                /* the plain socket below the transport, or -1: there is none, or no more output */
-    int queue_fd;          /* the same while the transport lives: what the kernel holds is asked of it, or dropped */
+    int fd;                /* the plain socket below the transport, or -1: there is none (TLS), or no more output */
+    int queue_fd;          /* the socket, also below TLS, while the transport lives: what it holds is asked, or dropped */
+    struct File *file;     /* being sent (file.h), or NULL */
     Link all;              /* Factory.connections */
     Link timer;            /* one of Factory.deadlines */
     int64_t deadline_ms;
@@ -59,6 +61,8 @@ typedef struct Connection {
     int64_t idle_look_ms;
     uint64_t sent_bytes;   /* written to the socket or given to the transport, ever */
     int64_t taken_bytes;   /* of these, as far as the client has acknowledged them */
+    bool secure;           /* TLS: it has no half-closed state */
+    bool trusted;          /* its word on the client is taken (forwarded.h) */
     bool rejected;         /* connection_reject() was here */
     bool turned_away;      /* limit_connections: counted in Factory.turned_away_count */
 
@@ -88,6 +92,7 @@ typedef struct Connection {
     bool reprieved;        /* its time is over, but bytes of it wait in the socket */
     bool expectation_failed;
     bool underscored;      /* a field name of the incoming request has an underscore */
+    bool forwarded;        /* it has fields that say on whose behalf it comes */
     bool wants_upgrade;
     bool wants_websocket;  /* the upgrade it wants */
     bool connection_upgrade;
@@ -138,6 +143,9 @@ void connection_close(Connection *connection);
 /* Cuts the connection now. May run Python. */
 void connection_abort(Connection *connection);
 
+/* Whether bytes wait in the socket. */
+bool connection_has_unread(const Connection *connection);
+
 /* Whether no request has begun: nothing parsed, queued, or waiting in the socket. */
 bool connection_is_idle(const Connection *connection);
 
@@ -167,6 +175,17 @@ void http1_simple_response(Connection *connection, int status, const char *reaso
 /* Writes a 101 with these fields (a list or tuple), "Connection: upgrade" and what every response has (RFC 9110 §7.8). 0, or
  * -1 with an exception and nothing written. */
 int http1_switch(Connection *connection, PyObject *fields);
+
+/* The first body message decides the framing (RFC 9112 §6): `length` bytes of it, and whether more will come. Nothing if that
+ * was before. 0, or -1 with MemoryError. */
+int http1_begin_body(Connection *connection, Cycle *cycle, int64_t length, bool more);
+
+/* The line before the bytes of a chunk (RFC 9112 §7.1). 0, or -1 with MemoryError. */
+int http1_begin_chunk(Connection *connection, int64_t length);
+
+/* Whether the transport must take the output: there is no plain socket below it, or it still has output of ours. May run
+ * Python. */
+bool http1_needs_transport(Connection *connection);
 
 /* Answers the current request, which the app will not see. The caller holds references to both. May run Python. */
 void http1_refuse(Connection *connection, Cycle *cycle, int status);

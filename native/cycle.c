@@ -243,8 +243,9 @@ PyObject *
 cycle_call_app(Cycle *cycle, PyObject *scope)
 {
     PyObject *args[4] = {NULL, scope, (PyObject *)cycle->receive, (PyObject *)cycle->send};
-    PyObject *awaitable =
-        PyObject_Vectorcall(cycle->factory->app, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    PyObject *app = Py_NewRef(LIKELY(cycle->app == NULL) ? cycle->factory->app : cycle->app);
+    PyObject *awaitable = PyObject_Vectorcall(app, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_DECREF(app);
     if (awaitable == NULL || PyCoro_CheckExact(awaitable) || is_generator_coroutine(awaitable))
         return awaitable;
     PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
@@ -284,6 +285,8 @@ unfinished_error(const Cycle *cycle)
                         ? "the ASGI application returned without accepting or closing the WebSocket"
                     : cycle->response == RESPONSE_NONE
                         ? "the ASGI application returned without sending a response"
+                    : cycle->response == RESPONSE_TRAILERS
+                        ? "the ASGI application returned without the trailers that http.response.start announced"
                         : "the ASGI application returned without completing its response: the last "
                           "http.response.body must have more_body false");
     return error_take();
@@ -310,7 +313,7 @@ static PyObject *
 end_on_wire(Cycle *cycle, bool failed)
 {
     const State *state = cycle->factory->state;
-    bool nothing_sent = cycle->response != RESPONSE_BODY;
+    bool nothing_sent = cycle->response < RESPONSE_BODY;
     cycle->response = RESPONSE_DONE;
     if (nothing_sent && failed) {
         cycle->status = 500;

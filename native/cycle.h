@@ -32,6 +32,7 @@ typedef enum {
     RESPONSE_NONE, /* no http.response.start yet */
     RESPONSE_HEAD, /* start accepted, nothing on the wire */
     RESPONSE_BODY, /* the head is on its way */
+    RESPONSE_TRAILERS, /* so is the body; the trailers are not */
     RESPONSE_DONE, /* complete, or cut */
 } ResponseState;
 
@@ -44,6 +45,13 @@ typedef struct {
     int (*head)(struct Cycle *cycle, int status, PyObject *fields);
     /* Body bytes (a bytes object); !more ends the response. The cycle has checked the length. */
     int (*body)(struct Cycle *cycle, PyObject *bytes, bool more);
+    /* A part of a regular file as body bytes, otherwise like body(). Takes the descriptor over, whatever it returns. Until
+     * it is sent, the stream is congested. */
+    int (*file)(struct Cycle *cycle, int fd, int64_t offset, int64_t length, bool more);
+    /* Trailer fields (PySequence_Fast), after the last of the body was given with `more`; !more ends the response. */
+    int (*trailers)(struct Cycle *cycle, PyObject *fields, bool more);
+    /* An interim response (RFC 9110 §15.2) with one Link field for each bytes object of `links` (PySequence_Fast). */
+    int (*hint)(struct Cycle *cycle, PyObject *links);
     /* Nothing is on the wire: forget the head and answer 500. */
     void (*fail)(struct Cycle *cycle);
     /* The response cannot be finished: cut it so that the client can tell. */
@@ -96,10 +104,15 @@ typedef struct Cycle {
     /* the response */
     uint8_t response; /* ResponseState */
     bool no_body;     /* HEAD, 204, 205, 304 */
+    bool trailers;    /* http.response.start announced them, and they will be sent */
+    bool drops_trailers; /* it did, and they will not */
+    bool trailers_begun; /* for the wire */
+    bool sending_file; /* likewise: the last message was a file, and not all of it is taken */
     int status;
     HeadFacts facts;
     uint64_t body_sent;
     /* the app */
+    PyObject *app; /* borrowed from the factory: another one than its own; or NULL */
     bool started;
     bool app_done;
     PyObject *receive_futures; /* list of futures, or NULL */
@@ -159,6 +172,31 @@ Channel *channel_new(PyTypeObject *type, Cycle *cycle, bool is_send);
  * exception. May run Python. */
 int cycle_send_start(Cycle *cycle, PyObject *message);
 int cycle_send_body(Cycle *cycle, PyObject *message);
+
+/* channel.c, for extension.c. The order of a response: each message is of one of these kinds. */
+typedef enum { MESSAGE_START, MESSAGE_BODY, MESSAGE_TRAILERS, MESSAGE_EARLY } MessageKind;
+
+/* Whether a message of this kind may come now. 0, or -1 with ClientDisconnected or MessageError. */
+int cycle_check_order(const Cycle *cycle, MessageKind kind);
+
+/* Whether so many body bytes may come (RFC 9110 §8.6). 0, or -1 with BodyLengthError. */
+int cycle_check_length(const Cycle *cycle, int64_t length, bool more);
+
+/* Before and after body bytes are given to the wire: the state that follows, and what the wire's result means. `more` is
+ * the app's; cycle_body_begins() returns the wire's, which trailers prolong. cycle_body_ends() returns `result`. May run
+ * Python. */
+bool cycle_body_begins(Cycle *cycle, int64_t length, bool more);
+int cycle_body_ends(Cycle *cycle, int result, bool more);
+
+/* message[key] as a truth value, false if it is not there: 1, 0, or -1 with an exception. May run Python. */
+int message_flag(PyObject *message, PyObject *key);
+
+/* message[key] as a list or tuple (new reference); an empty one if it is not there. NULL with MemoryError or MessageError,
+ * which says `what` it must be. May run Python. */
+PyObject *message_items(const State *state, PyObject *message, PyObject *key, const char *what);
+
+/* extension.c: any other message of an HTTP response. 0, or -1 with an exception. May run Python. */
+int cycle_send_extension(Cycle *cycle, PyObject *type, PyObject *message);
 
 /* For the waiters (await.h): the next message for the app (new reference), NULL without an exception if there
  * is none yet; whether send() should wait; a future (new reference) that is resolved when either changes. */

@@ -6,7 +6,6 @@
 
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 
 /* How long a client that is still sending may take to read our last response. */
 #define LINGER_MS 5000
@@ -127,13 +126,6 @@ deadline_watch_idle(Connection *connection)
 
 /* ---- over ---- */
 
-static bool
-has_unread(const Connection *connection)
-{
-    char byte;
-    return connection->fd >= 0 && recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
-}
-
 /* A rejection from outside of data_received. May run Python. */
 static void
 reject_late(Connection *connection, const char *reason)
@@ -189,7 +181,7 @@ static void
 end_waiting(Connection *connection)
 {
     Deadline kind = (Deadline)connection->deadline;
-    if (!connection->reprieved && has_unread(connection)) {
+    if (!connection->reprieved && connection_has_unread(connection)) {
         connection->reprieved = true; /* it keeps its place: the next tick comes back to it */
         return;
     }

@@ -2,6 +2,7 @@
 #include "connection.h"
 
 #include "await.h"
+#include "file.h"
 #include "websocket.h"
 
 /* Lets go of a cycle that the app has not seen, or hears of its end. Steals the reference. */
@@ -35,6 +36,7 @@ connection_drop_current(Connection *connection)
 static void
 drop_everything(Connection *connection)
 {
+    file_drop(connection);
     connection_drop_current(connection);
     connection_drop_incoming(connection);
     Py_CLEAR(connection->unparsed);
@@ -145,6 +147,15 @@ connection_eof_received(PyObject *self, PyObject *unused)
     if (connection->lingering || connection->closing)
         Py_RETURN_FALSE;
     Py_INCREF(connection);
+    if (connection->secure) {
+        /* asyncio's TLS transports close both ways (RFC 8446 §6.1 has one): what comes now would not be sent. */
+        connection->closing = true;
+        deadline_stop(connection);
+        connection_gone(connection);
+        connection_check(connection);
+        Py_DECREF(connection);
+        Py_RETURN_FALSE;
+    }
     if (connection->websocket != NULL) {
         bool kept = websocket_eof(connection);
         connection_check(connection);

@@ -76,11 +76,68 @@ encode_fields(PyObject *headers)
     return encoded;
 }
 
+/* The `static` argument: a new tuple of its (prefix, app) pairs, longest prefix first, so that the first that fits is the
+ * right one. NULL: there is none, or with an exception. */
+static PyObject *
+sorted_routes(PyObject *routes)
+{
+    PyObject *sorted = routes == NULL || routes == Py_None ? NULL : PySequence_List(routes);
+    if (sorted == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(sorted); i++) {
+        PyObject *route = Py_NewRef(PyList_GET_ITEM(sorted, i));
+        bool valid = PyTuple_CheckExact(route) && PyTuple_GET_SIZE(route) == 2 && PyBytes_CheckExact(PyTuple_GET_ITEM(route, 0));
+        Py_ssize_t to = i;
+        while (valid && to > 0 &&
+               PyBytes_GET_SIZE(PyTuple_GET_ITEM(PyList_GET_ITEM(sorted, to - 1), 0)) < PyBytes_GET_SIZE(PyTuple_GET_ITEM(route, 0)))
+            to--;
+        if (!valid)
+            PyErr_SetString(PyExc_TypeError, "static must be a list of (bytes, app)");
+        if (!valid || PyList_SetSlice(sorted, i, i + 1, NULL) < 0 || PyList_Insert(sorted, to, route) < 0) {
+            Py_DECREF(route);
+            Py_DECREF(sorted);
+            return NULL;
+        }
+        Py_DECREF(route);
+    }
+    PyObject *result = PyList_GET_SIZE(sorted) == 0 ? NULL : PyList_AsTuple(sorted);
+    Py_DECREF(sorted);
+    return result;
+}
+
+/* One offered extension: extensions[name] = {}. 0, or -1. */
+static int
+offer(PyObject *extensions, PyObject *name)
+{
+    PyObject *details = extensions == NULL ? NULL : PyDict_New();
+    int result = details == NULL ? -1 : PyDict_SetItem(extensions, name, details);
+    Py_XDECREF(details);
+    return result;
+}
+
+/* What the scopes copy. 0, or -1. */
+static int
+make_extensions(Factory *factory)
+{
+    const State *state = factory->state;
+    PyObject *both = factory->extensions_10 = PyDict_New();
+    if (offer(both, state->names.pathsend) < 0 || offer(both, state->names.zerocopysend) < 0 ||
+        (factory->on_debug != NULL && offer(both, state->names.debug) < 0))
+        return -1;
+    factory->extensions_11 = PyDict_Copy(both);
+    return offer(factory->extensions_11, state->names.http_response_trailers) < 0 ||
+                   offer(factory->extensions_11, state->names.early_hint) < 0
+               ? -1
+               : 0;
+}
+
 /* What the scopes and messages are copied from. 0, or -1. */
 static int
 make_templates(Factory *factory)
 {
     const State *state = factory->state;
+    if (make_extensions(factory) < 0)
+        return -1;
     factory->asgi = scope_asgi(state);
     factory->root_path_bytes = PyUnicode_AsUTF8String(factory->root_path);
     factory->body_message = PyDict_New();
@@ -142,16 +199,18 @@ take_arguments(Factory *factory, PyObject *args, PyObject *kwargs)
     static char *const names[] = {"app",          "loop",         "context",     "state",        "scheme",
                                   "root_path",    "headers",      "server_header", "date_header", "on_app_error",
                                   "on_reject",    "access",       "max_fd",      "on_crowded",   "underscore_headers",
-                                  "websocket",    NULL};
+                                  "websocket",    "tls_info",     "proxy",       "static",       "on_debug",
+                                  NULL};
     PyObject *app, *loop = NULL, *context = NULL, *state = NULL, *scheme = NULL, *root_path = NULL;
     PyObject *headers = NULL, *on_app_error = NULL, *on_reject = NULL, *access = Py_None;
-    PyObject *on_crowded = Py_None, *websocket = Py_None;
+    PyObject *on_crowded = Py_None, *websocket = Py_None, *tls_info = Py_None, *proxy = Py_None;
+    PyObject *static_routes = NULL, *on_debug = Py_None;
     const char *underscore_headers = "safe";
     int server_header = 1, date_header = 1, max_fd = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppOOOiOsO:ProtocolFactory", (char **)names, &app, &loop,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppOOOiOsOOOOO:ProtocolFactory", (char **)names, &app, &loop,
                                      &context, &state, &scheme, &root_path, &headers, &server_header, &date_header,
                                      &on_app_error, &on_reject, &access, &max_fd, &on_crowded, &underscore_headers,
-                                     &websocket) ||
+                                     &websocket, &tls_info, &proxy, &static_routes, &on_debug) ||
         !check_arguments(loop, context, state, on_app_error, on_reject))
         return -1;
     int underscores = fields_underscores(underscore_headers);
@@ -166,6 +225,12 @@ take_arguments(Factory *factory, PyObject *args, PyObject *kwargs)
     factory->access = none_as_null(access);
     factory->on_crowded = none_as_null(on_crowded);
     factory->websocket = none_as_null(websocket);
+    factory->tls_info = none_as_null(tls_info);
+    factory->proxy = none_as_null(proxy);
+    factory->on_debug = none_as_null(on_debug);
+    factory->static_routes = sorted_routes(static_routes);
+    if (factory->static_routes == NULL && PyErr_Occurred())
+        return -1;
     factory->crowded_fd = max_fd > 0 && factory->on_crowded != NULL ? max_fd : INT_MAX;
     factory->scheme = scheme != NULL ? Py_NewRef(scheme) : PyUnicode_InternFromString("http");
     factory->root_path = root_path != NULL ? Py_NewRef(root_path) : PyUnicode_FromString("");
@@ -283,6 +348,12 @@ factory_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(factory->on_empty);
     Py_VISIT(factory->on_crowded);
     Py_VISIT(factory->websocket);
+    Py_VISIT(factory->tls_info);
+    Py_VISIT(factory->proxy);
+    Py_VISIT(factory->on_debug);
+    Py_VISIT(factory->static_routes);
+    Py_VISIT(factory->extensions_10);
+    Py_VISIT(factory->extensions_11);
     Py_VISIT(factory->asgi);
     Py_VISIT(factory->body_message);
     Py_VISIT(factory->receive_message);
@@ -318,6 +389,10 @@ factory_clear(PyObject *self)
     Py_CLEAR(factory->on_empty);
     Py_CLEAR(factory->on_crowded);
     Py_CLEAR(factory->websocket);
+    Py_CLEAR(factory->tls_info);
+    Py_CLEAR(factory->proxy);
+    Py_CLEAR(factory->on_debug);
+    Py_CLEAR(factory->static_routes);
     return 0;
 }
 
@@ -334,6 +409,8 @@ factory_dealloc(PyObject *self)
     Py_CLEAR(factory->root_path);
     Py_CLEAR(factory->root_path_bytes);
     Py_CLEAR(factory->asgi);
+    Py_CLEAR(factory->extensions_10);
+    Py_CLEAR(factory->extensions_11);
     Py_CLEAR(factory->body_message);
     Py_CLEAR(factory->receive_message);
     Py_CLEAR(factory->fixed_fields);

@@ -30,11 +30,17 @@ typedef struct Factory {
     PyObject *on_empty; /* NULL until drain() */
     PyObject *on_crowded; /* NULL: nobody asks */
     PyObject *websocket;  /* the engine (websocket.h); NULL: a handshake is an ordinary GET */
+    PyObject *tls_info;   /* NULL: no scope has the tls extension */
+    PyObject *proxy;      /* forwarded.h; NULL: nobody's word on the client is taken */
+    PyObject *on_debug;   /* NULL: http.response.debug is not offered */
+    PyObject *static_routes; /* tuple of (prefix, app), the longest prefix first; NULL: none */
     /* scope */
-    PyObject *scheme;
+    PyObject *scheme; /* of a connection without TLS */
     PyObject *root_path;       /* str */
     PyObject *root_path_bytes; /* bytes */
     PyObject *asgi;            /* {"version", "spec_version"} */
+    PyObject *extensions_10;   /* templates of scope["extensions"]: HTTP/1.0 has no trailers and no hints */
+    PyObject *extensions_11;
     PyObject *body_message;    /* template of http.request */
     PyObject *receive_message; /* template of websocket.receive */
     /* response head: fields of every response, encoded */
@@ -50,6 +56,7 @@ typedef struct Factory {
     Link cycles;      /* Cycle.in_flight: given to the app and not finished */
     Limits limits;
     uint8_t underscores; /* Underscores, in fields.h */
+    bool told_untrusted; /* that a peer which is not trusted sends forwarded fields */
     Py_ssize_t connection_count;
     Py_ssize_t turned_away_count; /* of these: answered 503, and not gone yet */
     Py_ssize_t in_flight_count;

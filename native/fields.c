@@ -2,6 +2,7 @@
 #include "fields.h"
 
 #include "chars.h"
+#include "forwarded.h"
 #include "request.h"
 
 /* Field names that come lower-cased and shared; each is known in lower case and as browsers write it. */
@@ -26,7 +27,7 @@ static const char *const COMMON_FIELDS[] = {
     "trailer",         "transfer-encoding",  "upgrade",
     "upgrade-insecure-requests", "user-agent", "via",
     "x-csrf-token",    "x-forwarded-for",    "x-forwarded-host",
-    "x-forwarded-port", "x-forwarded-proto", "x-real-ip",
+    "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto", "x-real-ip",
     "x-request-id",    "x-requested-with",
 };
 
@@ -199,6 +200,9 @@ note_field(Connection *connection, Cycle *cycle, PyObject *name, PyObject *value
         cycle->expects_continue = length == 12 && chars_equal_lower(text, "100-continue", 12);
         connection->expectation_failed |= !cycle->expects_continue;
     }
+    else if (connection->factory->proxy != NULL) {
+        connection->forwarded |= forwarded_is_field(name);
+    }
     return 0;
 }
 
@@ -257,13 +261,20 @@ fields_take(Connection *connection, Cycle *cycle, PyObject *given_name, PyObject
 
 /* ---- trailers ---- */
 
+bool
+fields_forbid_trailer(const char *name, size_t length)
+{
+    for (size_t i = 0; i < COUNT(NO_TRAILERS); i++)
+        if (length == strlen(NO_TRAILERS[i]) && chars_equal_lower(name, NO_TRAILERS[i], length))
+            return true;
+    return false;
+}
+
 int
 fields_take_trailer(Connection *connection, PyObject *name)
 {
-    size_t length = (size_t)PyBytes_GET_SIZE(name);
-    for (size_t i = 0; i < COUNT(NO_TRAILERS); i++)
-        if (length == strlen(NO_TRAILERS[i]) && chars_equal_lower(PyBytes_AS_STRING(name), NO_TRAILERS[i], length))
-            return request_refuse(connection, 400, "a trailer that frames, routes or authorizes");
+    if (fields_forbid_trailer(PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name)))
+        return request_refuse(connection, 400, "a trailer that frames, routes or authorizes");
     return 0;
 }
 

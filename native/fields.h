@@ -31,6 +31,9 @@ int fields_take(Connection *connection, Cycle *cycle, PyObject *name, PyObject *
 /* A trailer: dropped (RFC 9110 §6.5.1), never merged into the fields. 0, or -1: refused, it frames or routes. */
 int fields_take_trailer(Connection *connection, PyObject *name);
 
+/* Whether a field of this name must not be a trailer: it frames, routes or authorizes (RFC 9110 §6.5.1). */
+bool fields_forbid_trailer(const char *name, size_t length);
+
 /* The head is complete: 0, or -1: refused. Drops what `underscores` drops, and puts an absolute target's host into Host. */
 int fields_check(Connection *connection, Cycle *cycle);
 

@@ -2,6 +2,7 @@
 #include "head.h"
 
 #include "chars.h"
+#include "fields.h"
 
 const char *
 head_reason(int status)
@@ -258,6 +259,65 @@ head_encode(const State *state, Writer *writer, int status, PyObject *fields, He
         }
         if (put_field(state, writer, mark, status, name, value, facts) < 0)
             return -1;
+    }
+    return 0;
+}
+
+/* ---- behind and before a response ---- */
+
+/* What a trailer must not be, besides what fields.c knows: it comes too late to say how the content is to be read. */
+static bool
+is_no_trailer(const char *name, size_t length)
+{
+    return fields_forbid_trailer(name, length) || (length > 8 && chars_equal_lower(name, "content-", 8)) ||
+           (length == 10 && chars_equal_lower(name, "set-cookie", 10));
+}
+
+int
+head_encode_trailers(const State *state, Writer *writer, PyObject *fields)
+{
+    WriterMark mark = writer_mark(writer);
+    HeadFacts facts;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fields); i++) {
+        PyObject *name;
+        PyObject *value;
+        if (unpack_field(state, PySequence_Fast_GET_ITEM(fields, i), &name, &value) < 0) {
+            writer_rollback(writer, mark);
+            return -1;
+        }
+        if (is_no_trailer(PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name))) {
+            writer_rollback(writer, mark);
+            PyErr_Format(state->HeaderError, "%.80s cannot be a trailer (RFC 9110 section 6.5.1)", PyBytes_AS_STRING(name));
+            return -1;
+        }
+        if (put_field(state, writer, mark, 200, name, value, &facts) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int
+head_encode_links(const State *state, Writer *writer, PyObject *links)
+{
+    WriterMark mark = writer_mark(writer);
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(links); i++) {
+        PyObject *link = PySequence_Fast_GET_ITEM(links, i);
+        if (!PyBytes_Check(link)) {
+            writer_rollback(writer, mark);
+            PyErr_Format(state->MessageError, "http.response.early_hint: a link must be a byte string, not %.80s",
+                         Py_TYPE(link)->tp_name);
+            return -1;
+        }
+        if (!chars_is_field_value(PyBytes_AS_STRING(link), (size_t)PyBytes_GET_SIZE(link))) {
+            writer_rollback(writer, mark);
+            PyErr_SetString(state->HeaderError, "http.response.early_hint: a link has a control character (RFC 9110 section 5.5)");
+            return -1;
+        }
+        if (writer_copy(writer, "link: ", 6) < 0 ||
+            writer_copy(writer, PyBytes_AS_STRING(link), (size_t)PyBytes_GET_SIZE(link)) < 0 || writer_copy(writer, "\r\n", 2) < 0) {
+            writer_rollback(writer, mark);
+            return -1;
+        }
     }
     return 0;
 }

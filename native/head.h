@@ -29,4 +29,11 @@ int head_status_line(Writer *writer, int status);
  * Runs no Python. 0, or -1 with HeaderError or MessageError and the writer as it was. */
 int head_encode(const State *state, Writer *writer, int status, PyObject *fields, HeadFacts *facts);
 
+/* Appends trailer fields (RFC 9110 §6.5), without the empty line that ends them. Likewise; HeaderError also for a field that
+ * frames, routes, authorizes or says how the content is to be read (§6.5.1). */
+int head_encode_trailers(const State *state, Writer *writer, PyObject *fields);
+
+/* Appends one Link field (RFC 8288 §3) for each bytes object of `links`. Likewise. */
+int head_encode_links(const State *state, Writer *writer, PyObject *links);
+
 #endif

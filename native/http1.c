@@ -6,6 +6,7 @@
 
 #include "await.h"
 #include "chars.h"
+#include "file.h"
 #include "head.h"
 
 #include <sys/socket.h>
@@ -136,11 +137,12 @@ http1_head(Cycle *cycle, int status, PyObject *fields)
     return 0;
 }
 
-/* The first body message decides the framing (RFC 9112 §6). */
-static int
-finish_head(Connection *connection, Cycle *cycle, Py_ssize_t length, bool more)
+int
+http1_begin_body(Connection *connection, Cycle *cycle, int64_t length, bool more)
 {
     int64_t content_length = -1;
+    if (!connection->head_open)
+        return 0;
     bool keep = decide_keep(connection, cycle);
     if (cycle->no_body) {
         connection->framing = FRAMING_NONE;
@@ -168,19 +170,24 @@ finish_head(Connection *connection, Cycle *cycle, Py_ssize_t length, bool more)
 
 /* ---- bodies ---- */
 
+int
+http1_begin_chunk(Connection *connection, int64_t length)
+{
+    char *to = writer_reserve(&connection->out, 24);
+    if (to == NULL)
+        return -1;
+    to = PUT(chars_put_hex(to, (uint64_t)length), "\r\n");
+    writer_commit(&connection->out, to);
+    return 0;
+}
+
 static int
 put_chunk(Connection *connection, PyObject *bytes, bool more)
 {
     Py_ssize_t length = PyBytes_GET_SIZE(bytes);
-    if (length > 0) {
-        char *to = writer_reserve(&connection->out, 24);
-        if (to == NULL)
-            return -1;
-        to = PUT(chars_put_hex(to, (uint64_t)length), "\r\n");
-        writer_commit(&connection->out, to);
-        if (writer_body(&connection->out, bytes) < 0 || writer_copy(&connection->out, "\r\n", 2) < 0)
-            return -1;
-    }
+    if (length > 0 && (http1_begin_chunk(connection, length) < 0 || writer_body(&connection->out, bytes) < 0 ||
+                       writer_copy(&connection->out, "\r\n", 2) < 0))
+        return -1;
     return more ? 0 : writer_copy(&connection->out, "0\r\n\r\n", 5);
 }
 
@@ -189,9 +196,7 @@ http1_body(Cycle *cycle, PyObject *bytes, bool more)
 {
     Connection *connection = stream_of(cycle);
     Py_INCREF(connection);
-    int result = 0;
-    if (connection->head_open)
-        result = finish_head(connection, cycle, PyBytes_GET_SIZE(bytes), more);
+    int result = http1_begin_body(connection, cycle, PyBytes_GET_SIZE(bytes), more);
     if (result == 0 && connection->framing == FRAMING_CHUNKED)
         result = put_chunk(connection, bytes, more);
     else if (result == 0 && connection->framing != FRAMING_NONE && PyBytes_GET_SIZE(bytes) > 0)
@@ -207,6 +212,50 @@ http1_body(Cycle *cycle, PyObject *bytes, bool more)
     connection_check(connection);
     Py_DECREF(connection);
     return result;
+}
+
+/* ---- behind and before a response ---- */
+
+static int
+http1_trailers(Cycle *cycle, PyObject *fields, bool more)
+{
+    Connection *connection = stream_of(cycle);
+    WriterMark mark = writer_mark(&connection->out);
+    CHECK(connection->framing == FRAMING_CHUNKED && !connection->head_open);
+    /* RFC 9112 §7.1: chunked-body = *chunk last-chunk trailer-section CRLF */
+    if ((!cycle->trailers_begun && writer_copy(&connection->out, "0\r\n", 3) < 0) ||
+        head_encode_trailers(connection->factory->state, &connection->out, fields) < 0 ||
+        (!more && writer_copy(&connection->out, "\r\n", 2) < 0)) {
+        writer_rollback(&connection->out, mark);
+        return -1;
+    }
+    cycle->trailers_begun = true;
+    Py_INCREF(connection);
+    if (!more)
+        connection_response_done(connection, cycle);
+    if (!connection->corked)
+        http1_flush(connection);
+    connection_check(connection);
+    Py_DECREF(connection);
+    return 0;
+}
+
+static int
+http1_hint(Cycle *cycle, PyObject *links)
+{
+    Connection *connection = stream_of(cycle);
+    WriterMark mark = writer_mark(&connection->out);
+    if (head_status_line(&connection->out, 103) < 0 ||
+        head_encode_links(connection->factory->state, &connection->out, links) < 0 ||
+        writer_copy(&connection->out, "\r\n", 2) < 0) {
+        writer_rollback(&connection->out, mark);
+        return -1;
+    }
+    Py_INCREF(connection);
+    http1_flush(connection); /* corked or not: a hint is for the time until the response */
+    connection_check(connection);
+    Py_DECREF(connection);
+    return 0;
 }
 
 /* ---- when the app fails ---- */
@@ -258,6 +307,7 @@ http1_cut(Cycle *cycle)
     Connection *connection = stream_of(cycle);
     Py_INCREF(connection);
     bool reset = connection->framing == FRAMING_CLOSE;
+    file_drop(connection);
     if (connection->head_open)
         writer_rollback(&connection->out, connection->head_mark);
     connection->keep = false;
@@ -300,7 +350,7 @@ http1_want_body(Cycle *cycle)
 static bool
 http1_congested(const Cycle *cycle)
 {
-    return stream_of(cycle)->write_paused;
+    return stream_of(cycle)->write_paused || stream_of(cycle)->file != NULL;
 }
 
 static PyObject *
@@ -325,6 +375,13 @@ http1_resume_writing(PyObject *self, PyObject *unused)
     Connection *connection = (Connection *)self;
     (void)unused;
     connection->write_paused = false;
+    if (UNLIKELY(connection->file != NULL)) {
+        Py_INCREF(connection);
+        file_pump(connection);
+        connection_check(connection);
+        Py_DECREF(connection);
+        Py_RETURN_NONE;
+    }
     if (connection->unparsed != NULL)
         connection_schedule_resume(connection); /* it waits for its output to be gone */
     futures_wake(connection->factory->state, &connection->write_futures);
@@ -359,9 +416,8 @@ wire_uncork(PyObject *stream)
     http1_uncork((Connection *)stream);
 }
 
-/* Whether the transport must take the output: there is no plain socket below it, or it still has output of ours. */
-static bool
-needs_transport(Connection *connection)
+bool
+http1_needs_transport(Connection *connection)
 {
     const State *state = connection->factory->state;
     if (connection->fd < 0)
@@ -379,24 +435,28 @@ needs_transport(Connection *connection)
     return connection->handed_off;
 }
 
+#define TLS_RECORD_BYTES 16384
+
 static void
 hand_to_transport(Connection *connection)
 {
     const State *state = connection->factory->state;
     deadline_watch_output(connection);
-    PyObject *list = writer_take(&connection->out);
+    /* A TLS transport makes a record of each part, at least (RFC 8446 §5.1: of 16 KiB at most). */
+    bool joined = connection->secure && connection->out.total <= TLS_RECORD_BYTES;
+    PyObject *parts = joined ? writer_take_joined(&connection->out) : writer_take(&connection->out);
     PyObject *transport = Py_XNewRef(connection->transport);
     PyObject *result = NULL;
     connection->handed_off = true;
-    if (list != NULL && transport != NULL)
-        result = call_method1(transport, state->names.writelines, list);
+    if (parts != NULL && transport != NULL)
+        result = call_method1(transport, joined ? state->names.write : state->names.writelines, parts);
     if (PyErr_Occurred()) {
         /* The output is lost: whatever came next would stand behind a hole. */
         PyErr_WriteUnraisable(transport);
         connection_abort(connection);
         connection_gone(connection);
     }
-    Py_XDECREF(list);
+    Py_XDECREF(parts);
     Py_XDECREF(result);
     Py_XDECREF(transport);
 }
@@ -404,7 +464,7 @@ hand_to_transport(Connection *connection)
 static void
 send_output(Connection *connection)
 {
-    bool by_transport = !connection->output_closed && needs_transport(connection);
+    bool by_transport = !connection->output_closed && http1_needs_transport(connection);
     if (connection->output_closed) {
         writer_clear(&connection->out);
         return;
@@ -461,6 +521,9 @@ http1_flush(Connection *connection)
 const Wire http1_wire = {
     .head = http1_head,
     .body = http1_body,
+    .file = file_send,
+    .trailers = http1_trailers,
+    .hint = http1_hint,
     .fail = http1_fail,
     .cut = http1_cut,
     .want_body = http1_want_body,

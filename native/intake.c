@@ -7,6 +7,7 @@
 #include "connection.h"
 
 #include "feed.h"
+#include "forwarded.h"
 #include "head.h"
 #include "scope.h"
 #include "websocket.h"
@@ -100,9 +101,9 @@ connection_adjust_reading(Connection *connection)
 void
 connection_poll_paused(Connection *connection)
 {
-    if (!connection->reading_paused || connection->fd < 0)
+    if (!connection->reading_paused || connection->output_closed || connection->queue_fd < 0)
         return;
-    struct pollfd ask = {.fd = connection->fd, .events = POLLRDHUP};
+    struct pollfd ask = {.fd = connection->queue_fd, .events = POLLRDHUP};
     if (poll(&ask, 1, 0) <= 0)
         return;
     Py_INCREF(connection);
@@ -117,14 +118,20 @@ connection_poll_paused(Connection *connection)
 }
 
 bool
+connection_has_unread(const Connection *connection)
+{
+    char byte;
+    return !connection->output_closed && connection->queue_fd >= 0 &&
+           recv(connection->queue_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+bool
 connection_is_idle(const Connection *connection)
 {
     if (connection->current != NULL || connection->incoming != NULL || connection->partial_line != NULL ||
         connection->unparsed != NULL || connection->discarding || connection->corked || connection->websocket != NULL)
         return false;
-    /* A request may already be in the socket. */
-    char byte;
-    return connection->fd < 0 || recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0;
+    return !connection_has_unread(connection);
 }
 
 /* ---- data_received ---- */
@@ -283,6 +290,43 @@ connection_data_received(PyObject *self, PyObject *data)
 
 /* ---- the app ---- */
 
+/* The app that serves the target's path instead of the factory's; NULL: none does. Borrowed. */
+static PyObject *
+static_app(const Cycle *cycle)
+{
+    PyObject *routes = cycle->factory->static_routes;
+    Py_ssize_t length;
+    const char *path = scope_target(cycle->target, &length);
+    const char *mark = memchr(path, '?', (size_t)length);
+    if (mark != NULL)
+        length = mark - path;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(routes); i++) {
+        PyObject *route = PyTuple_GET_ITEM(routes, i);
+        PyObject *prefix = PyTuple_GET_ITEM(route, 0);
+        Py_ssize_t size = PyBytes_GET_SIZE(prefix);
+        if (length >= size && memcmp(path, PyBytes_AS_STRING(prefix), (size_t)size) == 0 &&
+            (length == size || path[size] == '/'))
+            return PyTuple_GET_ITEM(route, 1);
+    }
+    return NULL;
+}
+
+/* The scope of a request; NULL: it is answered or gone. May run Python. */
+static PyObject *
+request_scope(Connection *connection, Cycle *cycle)
+{
+    PyObject *scope = scope_build(cycle, connection->scope_base);
+    if (scope == NULL)
+        PyErr_WriteUnraisable((PyObject *)connection); /* out of memory */
+    else if (UNLIKELY(connection->forwarded) && forwarded_apply(connection, cycle, scope) < 0)
+        Py_CLEAR(scope);
+    if (UNLIKELY(connection->current != cycle))
+        Py_CLEAR(scope); /* the client went meanwhile */
+    else if (scope == NULL)
+        connection_reject(connection, 500, head_reason(500));
+    return scope;
+}
+
 /* Gives the app a request that has just come. May run Python. */
 static void
 connection_run(Connection *connection)
@@ -301,14 +345,11 @@ connection_run(Connection *connection)
         websocket_run(connection, cycle);
     }
     else {
-        PyObject *scope = scope_build(cycle, connection->scope_base);
-        if (scope != NULL) {
+        PyObject *scope = request_scope(connection, cycle);
+        if (UNLIKELY(factory->static_routes != NULL))
+            cycle->app = static_app(cycle);
+        if (scope != NULL)
             cycle_start(cycle, scope);
-        }
-        else {
-            PyErr_WriteUnraisable((PyObject *)connection); /* out of memory */
-            connection_reject(connection, 500, head_reason(500));
-        }
     }
     cycle_release(cycle);
     connection->running = false;

@@ -118,6 +118,26 @@
     X(method_websocket, "WebSocket")                                                               \
     X(outcome_1011, "closed with 1011")                                                            \
     X(outcome_closed, "already closed")                                                            \
+    X(pathsend, "http.response.pathsend")                                                          \
+    X(zerocopysend, "http.response.zerocopysend")                                                  \
+    X(http_response_trailers, "http.response.trailers")                                            \
+    X(early_hint, "http.response.early_hint")                                                      \
+    X(debug, "http.response.debug")                                                                \
+    X(tls, "tls")                                                                                  \
+    X(https, "https")                                                                              \
+    X(file, "file")                                                                                \
+    X(offset, "offset")                                                                            \
+    X(count, "count")                                                                              \
+    X(trailers, "trailers")                                                                        \
+    X(more_trailers, "more_trailers")                                                              \
+    X(links, "links")                                                                              \
+    X(info, "info")                                                                                \
+    X(trusts, "trusts")                                                                            \
+    X(apply, "apply")                                                                              \
+    X(untrusted, "untrusted")                                                                      \
+    X(write, "write")                                                                              \
+    X(set_write_buffer_limits, "set_write_buffer_limits")                                          \
+    X(high, "high")                                                                                \
     X(open, "open")                                                                                \
     X(receive, "receive")                                                                          \
     X(send, "send")                                                                                \

@@ -68,6 +68,7 @@ request_on_message_begin(PyObject *self, PyObject *unused)
     connection->coding = CODING_NONE;
     connection->expectation_failed = false;
     connection->underscored = false;
+    connection->forwarded = false;
     connection->wants_upgrade = false;
     connection->wants_websocket = false;
     connection->connection_upgrade = false;

@@ -20,7 +20,7 @@ scope_asgi(const State *state)
 }
 
 PyObject *
-scope_template(const Factory *factory, PyObject *client, PyObject *server)
+scope_template(const Factory *factory, PyObject *client, PyObject *server, PyObject *scheme, PyObject *tls)
 {
     const State *state = factory->state;
     PyObject *scope = PyDict_New();
@@ -35,9 +35,9 @@ scope_template(const Factory *factory, PyObject *client, PyObject *server)
         {state->names.http_version, state->names.version_11},
         {state->names.server, server},
         {state->names.client, client},
-        {state->names.scheme, factory->scheme},
+        {state->names.scheme, scheme},
         {state->names.root_path, factory->root_path},
-        {state->names.extensions, Py_None},
+        {state->names.extensions, tls == NULL ? Py_None : tls}, /* for own_extensions() */
         {state->names.method, Py_None},
         {state->names.path, Py_None},
         {state->names.raw_path, Py_None},
@@ -71,10 +71,8 @@ scope_decode_path(const char *raw, Py_ssize_t length)
     return path;
 }
 
-/* The target without the scheme and authority of an absolute form, which fields_check() has seen. Borrowed text; its length
- * is 0 if the target has no path and no query. */
-static const char *
-skip_authority(PyObject *target, Py_ssize_t *length)
+const char *
+scope_target(PyObject *target, Py_ssize_t *length)
 {
     const char *text = PyBytes_AS_STRING(target);
     const char *end = text + PyBytes_GET_SIZE(target);
@@ -92,7 +90,7 @@ static int
 split_target(const State *state, PyObject *target, PyObject **path, PyObject **query)
 {
     Py_ssize_t length;
-    const char *text = skip_authority(target, &length);
+    const char *text = scope_target(target, &length);
     const char *mark = memchr(text, '?', (size_t)length);
     Py_ssize_t path_length = mark == NULL ? length : mark - text;
     if (path_length == PyBytes_GET_SIZE(target))
@@ -145,6 +143,19 @@ set_own(PyObject *scope, PyObject *key, PyObject *value)
     return set;
 }
 
+/* scope["extensions"], where the template has left the tls extension or None: `offered` (borrowed) as a dict of the request's
+ * own. The dicts in it are shared. 0, or -1. */
+static int
+own_extensions(const State *state, PyObject *scope, PyObject *offered)
+{
+    PyObject *tls = PyDict_GetItemWithError(scope, state->names.extensions);
+    PyObject *extensions = PyDict_Copy(offered);
+    if (extensions != NULL && UNLIKELY(tls != NULL && tls != Py_None) &&
+        set_own(extensions, state->names.tls, PyDict_Copy(tls)) < 0)
+        Py_CLEAR(extensions);
+    return set_own(scope, state->names.extensions, extensions);
+}
+
 PyObject *
 scope_build(Cycle *cycle, PyObject *scope_base)
 {
@@ -161,7 +172,7 @@ scope_build(Cycle *cycle, PyObject *scope_base)
         PyDict_SetItem(scope, state->names.headers, cycle->headers) < 0)
         goto fail;
     /* An app may write to them. */
-    if (set_own(scope, state->names.extensions, PyDict_New()) < 0 ||
+    if (own_extensions(state, scope, cycle->version_10 ? factory->extensions_10 : factory->extensions_11) < 0 ||
         set_own(scope, state->names.asgi, PyDict_Copy(factory->asgi)) < 0)
         goto fail;
     if (query != state->empty_bytes && PyDict_SetItem(scope, state->names.query_string, query) < 0)
@@ -187,12 +198,15 @@ scope_build_websocket(Cycle *cycle, PyObject *scope_base, PyObject *subprotocols
     const State *state = cycle->factory->state;
     PyObject *scope = scope_build(cycle, scope_base);
     PyObject *extensions = PyDict_New();
-    bool tls = PyUnicode_CompareWithASCIIString(cycle->factory->scheme, "https") == 0;
+    PyObject *tls = PyDict_GetItemWithError(scope_base, state->names.extensions);
+    PyObject *scheme = PyDict_GetItemWithError(scope_base, state->names.scheme);
+    bool secure = scheme != NULL && PyUnicode_CompareWithASCIIString(scheme, "https") == 0;
     if (scope != NULL && extensions != NULL &&
         set_own(extensions, state->names.websocket_response, PyDict_New()) == 0 &&
+        (tls == NULL || tls == Py_None || set_own(extensions, state->names.tls, PyDict_Copy(tls)) == 0) &&
         PyDict_SetItem(scope, state->names.extensions, extensions) == 0 &&
         PyDict_SetItem(scope, state->names.type, state->names.websocket) == 0 &&
-        PyDict_SetItem(scope, state->names.scheme, tls ? state->names.wss : state->names.ws) == 0 &&
+        PyDict_SetItem(scope, state->names.scheme, secure ? state->names.wss : state->names.ws) == 0 &&
         PyDict_DelItem(scope, state->names.method) == 0 &&
         set_own(scope, state->names.subprotocols, PySequence_List(subprotocols)) == 0) {
         Py_DECREF(extensions);

@@ -289,6 +289,24 @@ writer_take(Writer *writer)
     return list;
 }
 
+PyObject *
+writer_take_joined(Writer *writer)
+{
+    Block *block = writer->block; /* as in writer_take() */
+    size_t total = writer->total;
+    writer->block = NULL;
+    writer->total = 0;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)total);
+    char *to = bytes == NULL ? NULL : PyBytes_AS_STRING(bytes);
+    for (int i = 0; to != NULL && block != NULL && i < block->segments; i++) {
+        memcpy(to, segment_data(block, &block->segment[i]), block->segment[i].length);
+        to += block->segment[i].length;
+    }
+    if (block != NULL)
+        block_release(writer->pool, block);
+    return bytes;
+}
+
 void
 writer_clear(Writer *writer)
 {

@@ -82,6 +82,9 @@ WriterResult writer_send(Writer *writer, int fd);
  * after it. NULL with MemoryError. */
 PyObject *writer_take(Writer *writer);
 
+/* The same as one bytes object. */
+PyObject *writer_take_joined(Writer *writer);
+
 /* Drops the output. */
 void writer_clear(Writer *writer);
 

@@ -3,6 +3,7 @@
 
 #include "chars.h"
 #include "fields.h"
+#include "forwarded.h"
 #include "head.h"
 #include "scope.h"
 
@@ -93,12 +94,21 @@ websocket_run(Connection *connection, Cycle *cycle)
             PyErr_Format(PyExc_TypeError, "the WebSocket engine's open() gave %R", answered);
         if (cycle->websocket != NULL)
             scope = scope_build_websocket(cycle, connection->scope_base, detail);
-    }
-    if (scope != NULL) {
-        cycle_start(cycle, scope);
+        if (scope == NULL)
+            PyErr_WriteUnraisable(factory->websocket);
+        else if (UNLIKELY(connection->forwarded) && forwarded_apply(connection, cycle, scope) < 0)
+            Py_CLEAR(scope);
     }
     else {
         PyErr_WriteUnraisable(factory->websocket);
+    }
+    if (connection->current != cycle) {
+        Py_CLEAR(scope);
+    }
+    else if (scope != NULL) {
+        cycle_start(cycle, scope);
+    }
+    else {
         connection_reject(connection, 500, head_reason(500));
     }
     Py_XDECREF(answered);

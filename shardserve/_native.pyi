@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, final
 
-from .types import ASGIApp, WebSocketEngine
+from .types import ASGIApp, ProxyPolicy, WebSocketEngine
 
 __all__ = ["Connection", "ProtocolFactory", "debug_build"]
 
@@ -24,6 +24,13 @@ class Connection:
 
     Made by the factory only.
     """
+
+    def set_addresses(
+        self, client: tuple[str, int] | None, server: tuple[str, int] | None, scheme: str | None = None
+    ) -> None:
+        """What somebody in front of the connection said of it (a PROXY header), before ``connection_made``.
+        None: the socket's own. Raises TypeError, and RuntimeError once the connection is made.
+        """
 
 @final
 class ProtocolFactory:
@@ -48,6 +55,10 @@ class ProtocolFactory:
         on_crowded: Callable[[], None] | None = None,
         underscore_headers: str = "safe",
         websocket: WebSocketEngine | None = None,
+        tls_info: Callable[[Any], dict[str, Any]] | None = None,
+        proxy: ProxyPolicy | None = None,
+        static: list[tuple[bytes, ASGIApp]] | None = None,
+        on_debug: Callable[[Any], None] | None = None,
         limit_request_line: int = 0,
         limit_request_head: int = 0,
         limit_request_field_size: int = 0,
@@ -72,6 +83,7 @@ class ProtocolFactory:
         ws_close_ms: int = 0,
     ) -> None:
         """``context``: copied for every request; None gives every request an empty context.
+        ``scheme``: of connections without TLS. A transport that has an ``ssl_object`` has TLS: https.
         ``state``: the lifespan state, shallow-copied into every scope; None leaves the key out.
         ``headers``: sent with every response, in wire case.
         ``on_app_error(error, method, target, client, outcome)``: the app failed; ``outcome`` is
@@ -87,6 +99,14 @@ class ProtocolFactory:
         ``max_fd``, ``on_crowded()``: called for each new connection whose socket has this descriptor
         number or a higher one; 0 (or less): never. The kernel hands out the lowest free number, so
         descriptors are nearly used up. The connection is served like any other.
+        ``tls_info(ssl_object)``: called for each TLS connection; its dict is the scope's ``tls`` extension.
+        ``proxy``: whose word on the client is taken, and how; it is asked once for each connection, and for
+        each request that has a field to look at (``X-Forwarded-For``, ``-Proto``, ``-Host``, ``-Port``,
+        ``-Prefix``, ``Forwarded``). None: such fields mean nothing.
+        ``static``: (prefix, app). A request whose path is a prefix, byte for byte, or continues it with a
+        slash goes to that app; the longest prefix wins. WebSockets go to ``app``.
+        ``on_debug(info)``: what ``http.response.debug`` carried, which is offered only then.
+        The dicts inside ``scope["extensions"]`` are shared by all requests; the one around them is not.
         An accepted WebSocket is reported at once, with the method "WebSocket" and status 101.
         No error of these callables is raised; it goes to ``sys.unraisablehook``.
 

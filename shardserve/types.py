@@ -24,3 +24,16 @@ class WebSocketEngine(Protocol):
     def send(self, extensions: Any, data: str | bytes, /) -> bytes: ...
     def ping(self) -> bytes: ...
     def close(self, code: int, reason: str, /) -> bytes: ...
+
+
+class ProxyPolicy(Protocol):
+    """Whose word on the client is taken, and how: ``shardserve.asgi.forwarded.ProxyHeaders``, which see."""
+
+    def trusts(self, client: tuple[str, int] | None, /) -> bool:
+        """Once for each connection; None is a Unix socket."""
+
+    def apply(self, scope: Any, /) -> None:
+        """Edit the scope of a trusted peer's request in place."""
+
+    def untrusted(self, client: tuple[str, int] | None, name: bytes, /) -> None:
+        """Once for a factory: somebody else sent the field ``name``."""

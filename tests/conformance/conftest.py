@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,6 +60,16 @@ def turn(request):
 def pause(request):
     """Awaited by the app where it may suspend."""
     return request.param
+
+
+@pytest.fixture
+def unraisable():
+    """What went to sys.unraisablehook."""
+    heard: list[BaseException] = []
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda one: heard.append(one.exc_value)
+    yield heard
+    sys.unraisablehook = hook
 
 
 # WebSocket

@@ -443,17 +443,8 @@ def test_behind_a_request_with_a_body(stage, upload):
 # Messages that do not exist
 
 NO_MESSAGES = [
-    {
-        "type": "http.response.trailers",
-        "headers": [(b"content-length", b"0"), (b"x", SPLIT)],
-        "more_trailers": False,
-    },
     {"type": "http.response.push", "path": "/\r\n", "headers": [(b"x", SPLIT)]},
-    {"type": "http.response.early_hint", "links": [SPLIT]},
     {"type": "http.response.informational", "status": 103, "headers": [(b"link", SPLIT)]},
-    {"type": "http.response.pathsend", "path": "/etc/hostname"},
-    {"type": "http.response.zerocopysend", "file": 0, "count": 10},
-    {"type": "http.response.debug", "info": {"template": SPLIT}},
     {"type": "http.response.Start", "status": 200, "headers": []},
     {"type": "http.response.body\0", "body": SPLIT},
     {"type": "http.response.body\r\n", "body": SPLIT},
@@ -480,10 +471,21 @@ def test_a_message_that_does_not_exist(stage, message):
     assert stage.refused == [MessageError]
 
 
-def test_trailers_that_are_announced_never_come(stage):
-    found = stage.response({**start((b"trailer", b"x-sum")), "trailers": True}, *bodies(b"o", b"k"))
-    chunks = b"1\r\no\r\n1\r\nk\r\n0\r\n\r\n"
-    assert found == answer(b"200 OK", b"trailer: x-sum", b"transfer-encoding: chunked", body=chunks)
+def test_a_trailer_that_would_split_the_response(stage):
+    """It is refused, and the response is cut where it is: no last chunk, no trailer."""
+    bad = {"type": "http.response.trailers", "headers": [(b"a", b"b"), (b"x", SPLIT)]}
+    found = stage.last_response({**START, "trailers": True}, *bodies(b"o", b"k"), bad)
+    chunks = b"1\r\no\r\n1\r\nk\r\n"
+    assert found == answer(b"200 OK", b"transfer-encoding: chunked", body=chunks)
+    assert stage.refused == [HeaderError]
+
+
+def test_a_link_that_would_split_the_response(stage):
+    assert (
+        stage.response({"type": "http.response.early_hint", "links": [b"</a>", SPLIT]}, START, BODY)
+        == SERVER_ERROR
+    )
+    assert stage.refused == [HeaderError]
 
 
 def test_an_app_that_goes_on_after_its_mistakes(serve):

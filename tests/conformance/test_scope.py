@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.helpers.asgi import Recorder, ok, reply
+from tests.helpers.asgi import OFFERED, Recorder, ok, reply
 from tests.helpers.http1 import get, post
 
 
@@ -38,7 +38,7 @@ def test_all_keys(serve, app):
             "headers": [(b"host", b"test"), (b"x-one", b"1")],
             "client": address,
             "server": server.address,
-            "extensions": {},
+            "extensions": dict(OFFERED),
         }
     ]
     scope = app.scopes[0]
@@ -274,7 +274,7 @@ def test_extensions_are_not_shared_between_requests(serve):
     with server.connect() as client:
         client.ask(get())
         client.ask(get())
-    assert seen == [{}, {}, {}]
+    assert seen == [OFFERED] * 3
 
 
 def test_ipv6(serve, app):

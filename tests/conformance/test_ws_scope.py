@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.asgi import OFFERED
 from tests.helpers.http1 import get, post
 from tests.helpers.ws import KEY, Heard, WsClient, accept, handshake
 
@@ -181,7 +182,7 @@ def test_an_http_request_has_no_denial_extension(serve):
         client.send(get("/1"), handshake("/2"), post(b"x", target=b"/3"))
         assert [one.status for one in client.responses(3)] == [204, 403, 204]
     assert [scope["type"] for scope in scopes] == ["http", "websocket", "http"]
-    assert [scope["extensions"] for scope in scopes] == [{}, {"websocket.http.response": {}}, {}]
+    assert [scope["extensions"] for scope in scopes] == [OFFERED, {"websocket.http.response": {}}, OFFERED]
     assert ["subprotocols" in scope for scope in scopes] == [False, True, False]
     assert ["method" in scope for scope in scopes] == [True, False, True]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from shardserve.config.model import Config
@@ -14,16 +12,6 @@ from tests.helpers.ws import Heard, Opened, WsClient, binary, close, echo, frame
 
 ACCEPT = {"type": "websocket.accept"}
 CLOSE = {"type": "websocket.close"}
-
-
-@pytest.fixture
-def unraisable():
-    """What went to sys.unraisablehook."""
-    heard: list[BaseException] = []
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda one: heard.append(one.exc_value)
-    yield heard
-    sys.unraisablehook = hook
 
 
 class Failing:

@@ -6,6 +6,10 @@ from typing import Any
 
 Headers = list[tuple[bytes, bytes]]
 
+# scope["extensions"] of HTTP/1.1, and of HTTP/1.0, which has neither trailers nor interim responses.
+FILES: dict[str, Any] = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
+OFFERED = {**FILES, "http.response.trailers": {}, "http.response.early_hint": {}}
+
 
 async def read_body(receive: Any) -> bytes:
     """The whole request body. A disconnect in it is an error."""
