@@ -7,10 +7,17 @@ is to get. An app that fails on purpose raises AppFailure; what else may come ou
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from shardserve.errors import ClientDisconnected, MessageError
+
+# Longer than what is read at once (native/file.c: SMALL_BYTES).
+FILE_BYTES = bytes(range(251)) * 200
+FILE = Path(tempfile.mkdtemp(prefix="fuzz-")) / "file"
+FILE.write_bytes(FILE_BYTES)
 
 
 class AppFailure(Exception):
@@ -86,6 +93,22 @@ class Call:
     async def say(self, data: bytes = b"", more: bool = False) -> None:
         waiter = self.send({"type": "http.response.body", "body": data, "more_body": more})
         self.sent += data
+        self.finished = not more
+        await waiter
+
+    async def say_file(self, offset: int, count: int, more: bool = False) -> None:
+        """A part of FILE, which is closed before it can have been sent."""
+        with FILE.open("rb") as file:
+            waiter = self.send(
+                {
+                    "type": "http.response.zerocopysend",
+                    "file": file,
+                    "offset": offset,
+                    "count": count,
+                    "more_body": more,
+                }
+            )
+        self.sent += FILE_BYTES[offset : offset + count]
         self.finished = not more
         await waiter
 
@@ -308,6 +331,62 @@ async def loses_its_client(call: Call) -> None:
     await call.say(b"ne")
 
 
+async def sends_a_file(call: Call) -> None:
+    await call.start(200, (b"content-type", b"text/html"))
+    waiter = call.send({"type": "http.response.pathsend", "path": FILE})
+    call.sent += FILE_BYTES
+    call.finished = True
+    await waiter
+
+
+async def sends_parts_of_a_file(call: Call) -> None:
+    await call.start()
+    await call.say(b"before", True)
+    await call.say_file(1, 40_000, True)
+    await call.say_file(7, 20, True)
+    await call.turn()
+    await call.say(b"behind", True)
+    await call.say_file(10_000, 35_000)
+
+
+async def leaves_its_file(call: Call) -> None:
+    """It does not wait until the file is sent, and then it fails."""
+    await call.start()
+    call.send({"type": "http.response.zerocopysend", "file": FILE.open("rb"), "more_body": True})
+    call.sent += FILE_BYTES
+    raise AppFailure
+
+
+async def sends_trailers(call: Call) -> None:
+    await call.send({"type": "http.response.early_hint", "links": [b"</a>", b"</b>"]})
+    fields = [(b"n", b"%d" % call.index)]
+    waiter = call.send({"type": "http.response.start", "status": 200, "headers": fields, "trailers": True})
+    call.status = 200
+    await waiter
+    await call.say(b"a" * 70, True)
+    await call.say(b"z")
+    call.finished = False  # there is more to come
+    await call.suspend()
+    await call.send({"type": "http.response.trailers", "headers": [(b"a", b"1")], "more_trailers": True})
+    waiter = call.send({"type": "http.response.trailers", "headers": [(b"b", b"2"), (b"c", b"3")]})
+    call.finished = True
+    await waiter
+
+
+async def forgets_its_trailers(call: Call) -> None:
+    await call.send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"n", b"%d" % call.index)],
+            "trailers": True,
+        }
+    )
+    call.status = 200
+    await call.say(b"all there is")
+    call.finished = False
+
+
 BEHAVIOURS: list[Callable[[Call], Coroutine[Any, Any, None]]] = [
     echoes,
     answers_at_once,
@@ -335,8 +414,13 @@ BEHAVIOURS: list[Callable[[Call], Coroutine[Any, Any, None]]] = [
     ticks,
     feeds_itself,
     loses_its_client,
+    sends_a_file,
+    sends_parts_of_a_file,
+    leaves_its_file,
+    sends_trailers,
+    forgets_its_trailers,
 ]
-MISTAKEN = {"forgets_to_answer", "promises_more", "says_too_much"}
+MISTAKEN = {"forgets_to_answer", "promises_more", "says_too_much", "forgets_its_trailers"}
 """Behaviours that break a rule of ASGI: the server says so."""
 
 

@@ -21,6 +21,8 @@ FRAMING = re.compile(
     rb"(?i)\r\n(content-length|transfer-encoding|connection|content-type|n):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)"
 )
 CHUNK_SIZE = re.compile(rb"([0-9a-f]{1,16})\r\n")
+TRAILER = re.compile(rb"(?!n:)[a-z]: [0-9]\r\n")  # those of fuzz_apps.py
+HINT = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nlink: </b>\r\n\r\n"
 VERSION = b"HTTP/1.1 "
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -66,6 +68,13 @@ def read_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
     return int(line[1]), fields
 
 
+def skip_trailers(output: bytes, at: int) -> int:
+    """Where the empty line behind them is; the end, if they are not whole."""
+    while (field := TRAILER.match(output, at)) is not None:
+        at = field.end()
+    return at if output[at : at + 2] in (b"\r\n", b"\r", b"") else len(output)
+
+
 def read_chunks(output: bytes, at: int) -> tuple[bytes, bool, int]:
     """The body, whether it is complete, and where it ends."""
     body = []
@@ -77,6 +86,7 @@ def read_chunks(output: bytes, at: int) -> tuple[bytes, bool, int]:
         at = size.end()
         length = int(size[1], 16)
         if length == 0:
+            at = skip_trailers(output, at)
             end = output[at : at + 2]
             must(b"\r\n".startswith(end), "end of chunks", output[at : at + 40])
             return b"".join(body), end == b"\r\n", at + len(end)
@@ -150,7 +160,10 @@ def match(events: list[Call | Reject], at: int, response: Response) -> int:
 
 
 def skip_interim(output: bytes, at: int, event: Call | Reject | None) -> int:
-    """Behind a 100, which only a request that asked for one gets, once."""
+    """Behind a 103 that the app sent, and a 100, which only a request that asked for one gets, once."""
+    if output.startswith(HINT, at):
+        must(isinstance(event, Call) and event.behaviour == "sends_trailers", "103 for nobody", event)
+        at += len(HINT)
     if not output.startswith(CONTINUE, at):
         return at
     must(isinstance(event, Call) and event.expects_continue, "100 for nobody", event)

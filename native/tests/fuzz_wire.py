@@ -83,6 +83,7 @@ class Wire:
         self.buffer = bytearray()
         self.client_reads = True
         self.write_paused = self.read_paused = False
+        self.high_water_bytes = HIGH_WATER_BYTES
         self.closing = self.half_closed = self.ended = self.lost = False
         self.cut = False  # by abort(), or by the network
 
@@ -101,6 +102,10 @@ class Wire:
     def get_write_buffer_size(self) -> int:
         return len(self.buffer)
 
+    def set_write_buffer_limits(self, high: int = HIGH_WATER_BYTES) -> None:
+        self.trace("set_write_buffer_limits", high)
+        self.high_water_bytes = high
+
     def writelines(self, parts: Any) -> None:
         data = b"".join(parts)
         self.trace("writelines", data)
@@ -111,7 +116,7 @@ class Wire:
             return
         self.buffer += data
         self._guard()
-        if len(self.buffer) > HIGH_WATER_BYTES and not self.write_paused:
+        if len(self.buffer) > self.high_water_bytes and not self.write_paused:
             self.write_paused = True
             self.connection.pause_writing()
 

@@ -20,6 +20,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 /* The socket's number: no descriptor of this process is as high. */
 #define SOCKET_FD (1 << 20)
@@ -31,6 +32,7 @@ int LLVMFuzzerRunDriver(int *argc, char ***argv, int (*one_input)(const uint8_t 
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
 ssize_t __wrap_send(int fd, const void *data, size_t length, int flags);
+ssize_t __wrap_sendfile(int fd, int file, off_t *offset, size_t length);
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
 ssize_t __wrap_recv(int fd, void *data, size_t length, int flags);
 int __wrap_poll(struct pollfd *ask, nfds_t count, int timeout_ms);
@@ -125,6 +127,21 @@ __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
     (void)flags;
     must_be_ours(fd);
     return take(message->msg_iov, message->msg_iovlen);
+}
+
+ssize_t
+__wrap_sendfile(int fd, int file, off_t *offset, size_t length)
+{
+    static char piece[65536];
+    must_be_ours(fd);
+    ssize_t count = pread(file, piece, length < sizeof(piece) ? length : sizeof(piece), *offset);
+    if (count <= 0)
+        return count;
+    struct iovec part = {.iov_base = piece, .iov_len = (size_t)count};
+    ssize_t taken = take(&part, 1);
+    if (taken > 0)
+        *offset += taken;
+    return taken;
 }
 
 ssize_t
