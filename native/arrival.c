@@ -105,7 +105,7 @@ tls_extension(const Connection *connection, PyObject *ssl_object)
         return Py_NewRef(Py_None);
     Py_INCREF(tls_info);
     PyObject *tls = PyObject_CallOneArg(tls_info, ssl_object);
-    if (tls != NULL && !PyDict_Check(tls)) {
+    if (tls != NULL && !PyDict_CheckExact(tls)) { /* copying one of another type may run Python */
         PyErr_Format(PyExc_TypeError, "tls_info() gave %.80s, not a dict", Py_TYPE(tls)->tp_name);
         Py_CLEAR(tls);
     }

@@ -16,8 +16,8 @@
 static const uint8_t RESPONSE_NEXT[5][4] = {
     /*                     start          body           trailers           early_hint, debug */
     [RESPONSE_NONE] = {RESPONSE_HEAD, ILLEGAL, ILLEGAL, RESPONSE_NONE},
-    [RESPONSE_HEAD] = {ILLEGAL, RESPONSE_BODY, ILLEGAL, ILLEGAL},
-    [RESPONSE_BODY] = {ILLEGAL, RESPONSE_BODY, ILLEGAL, ILLEGAL},
+    [RESPONSE_HEAD] = {ILLEGAL, RESPONSE_BODY, ILLEGAL, RESPONSE_HEAD},
+    [RESPONSE_BODY] = {ILLEGAL, RESPONSE_BODY, ILLEGAL, RESPONSE_BODY},
     [RESPONSE_TRAILERS] = {ILLEGAL, ILLEGAL, RESPONSE_TRAILERS, ILLEGAL},
     [RESPONSE_DONE] = {ILLEGAL, ILLEGAL, ILLEGAL, ILLEGAL},
 };
@@ -147,8 +147,6 @@ cycle_check_order(const Cycle *cycle, MessageKind kind)
         return refuse(state->MessageError, "send() after the response was completed");
     if (cycle->response == RESPONSE_TRAILERS)
         return refuse(state->MessageError, "only http.response.trailers may come behind the last http.response.body");
-    if (kind == MESSAGE_EARLY)
-        return refuse(state->MessageError, "this message must come before http.response.start");
     if (kind == MESSAGE_TRAILERS)
         return refuse(state->MessageError, "http.response.trailers came before the last http.response.body, or unannounced");
     if (kind == MESSAGE_BODY)
@@ -223,8 +221,10 @@ cycle_send_start(Cycle *cycle, PyObject *message)
         return -1;
     cycle->status = status;
     cycle->no_body = cycle->head_only || status == 204 || status == 205 || status == 304;
+    trailers &= cycle->websocket == NULL; /* a denied handshake has no message for them */
     /* RFC 9110 §6.5.1: where there is no place for trailers they are dropped. */
-    cycle->trailers = trailers && !cycle->version_10 && !cycle->no_body && cycle->facts.content_length < 0;
+    cycle->trailers = trailers && cycle->takes_trailers && !cycle->version_10 && !cycle->no_body &&
+                      cycle->facts.content_length < 0;
     cycle->drops_trailers = trailers && !cycle->trailers;
     cycle->response = RESPONSE_NEXT[cycle->response][MESSAGE_START];
     return 0;

@@ -293,11 +293,11 @@ unfinished_error(const Cycle *cycle)
 }
 
 /* The app was told that its client is gone and left the response where it was, but the client is there: ends an event
- * stream for it. Whether it did. */
+ * stream for it, unless it was left inside a file or the trailers. Whether it did. */
 static bool
 end_stream_on_wire(Cycle *cycle)
 {
-    if (!cycle->stream_ended || !cycle->facts.event_stream)
+    if (!cycle->stream_ended || !cycle->facts.event_stream || cycle->sending_file || cycle->trailers_begun)
         return false;
     CHECK(cycle->told_disconnect); /* else leaving it is an error */
     cycle->response = RESPONSE_DONE;

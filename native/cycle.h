@@ -48,7 +48,8 @@ typedef struct {
     /* A part of a regular file as body bytes, otherwise like body(). Takes the descriptor over, whatever it returns. Until
      * it is sent, the stream is congested. */
     int (*file)(struct Cycle *cycle, int fd, int64_t offset, int64_t length, bool more);
-    /* Trailer fields (PySequence_Fast), after the last of the body was given with `more`; !more ends the response. */
+    /* Trailer fields (PySequence_Fast), after the last of the body was given with `more`; !more ends the response: once they
+     * are encoded it is RESPONSE_DONE. */
     int (*trailers)(struct Cycle *cycle, PyObject *fields, bool more);
     /* An interim response (RFC 9110 §15.2) with one Link field for each bytes object of `links` (PySequence_Fast). */
     int (*hint)(struct Cycle *cycle, PyObject *links);
@@ -91,6 +92,7 @@ typedef struct Cycle {
     bool version_10;
     bool head_only; /* HEAD */
     bool keep_alive; /* the client wants the connection kept (HTTP/1) */
+    bool takes_trailers; /* TE: trailers */
     /* its body */
     PyObject *body; /* bytes, or a list of them, or NULL */
     size_t body_bytes;

@@ -28,6 +28,7 @@ void
 connection_drop_current(Connection *connection)
 {
     Cycle *cycle = connection->current;
+    file_drop(connection); /* it is a part of the response */
     connection->current = NULL;
     connection->receiving = NULL;
     drop_cycle(cycle);
@@ -36,7 +37,6 @@ connection_drop_current(Connection *connection)
 static void
 drop_everything(Connection *connection)
 {
-    file_drop(connection);
     connection_drop_current(connection);
     connection_drop_incoming(connection);
     Py_CLEAR(connection->unparsed);

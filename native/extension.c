@@ -66,6 +66,8 @@ open_path(const State *state, PyObject *message, Part *part)
     return part->length < 0 ? -1 : 0;
 }
 
+#define NOT_GIVEN (-2)
+
 /* message[key] as a number of bytes; `otherwise` if it is not there or None; -1 with an exception. */
 static int64_t
 message_size(const State *state, PyObject *message, PyObject *key, int64_t otherwise)
@@ -89,10 +91,10 @@ choose_part(const State *state, PyObject *message, Part *part)
     int64_t size = regular_size(state, part->fd, Py_None);
     off_t position = size < 0 ? 0 : lseek(part->fd, 0, SEEK_CUR);
     int64_t count = size < 0 ? -1 : message_size(state, message, state->names.count, INT64_MAX);
-    part->offset = count < 0 ? -1 : message_size(state, message, state->names.offset, INT64_MAX);
-    if (part->offset < 0)
+    part->offset = count < 0 ? -1 : message_size(state, message, state->names.offset, NOT_GIVEN);
+    if (part->offset == -1)
         return -1;
-    bool from_position = part->offset == INT64_MAX;
+    bool from_position = part->offset == NOT_GIVEN;
     if (from_position)
         part->offset = position < 0 ? 0 : position;
     part->length = part->offset >= size ? 0 : size - part->offset;
@@ -101,6 +103,22 @@ choose_part(const State *state, PyObject *message, Part *part)
     if (from_position)
         (void)lseek(part->fd, part->offset + part->length, SEEK_SET);
     return 0;
+}
+
+/* A descriptor of our own for the same file, or -1 with OSError: also if it was not opened for reading, as that would show
+ * only when the head is on its way. */
+static int
+duplicate(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0 && ((flags & O_ACCMODE) == O_WRONLY || flags & O_PATH)) {
+        errno = EBADF;
+        flags = -1;
+    }
+    int own = flags < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0)
+        PyErr_SetFromErrno(PyExc_OSError);
+    return own;
 }
 
 /* http.response.zerocopysend: 0, or -1 with an exception. May run Python. */
@@ -121,12 +139,8 @@ duplicate_file(const State *state, PyObject *message, Part *part)
     Py_DECREF(file);
     if (fd < 0)
         return -1;
-    part->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (part->fd < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    return choose_part(state, message, part);
+    part->fd = duplicate(fd);
+    return part->fd < 0 ? -1 : choose_part(state, message, part);
 }
 
 /* 0, or -1 with an exception. May run Python. */
@@ -171,10 +185,8 @@ send_trailers(Cycle *cycle, PyObject *message)
     if (result == 0)
         result = cycle->wire->trailers(cycle, fields, more);
     Py_DECREF(fields);
-    if (result == 0 && !more) {
-        cycle->response = RESPONSE_DONE;
+    if (result == 0 && !more)
         futures_wake(state, &cycle->receive_futures);
-    }
     return result;
 }
 
@@ -190,7 +202,8 @@ send_hint(Cycle *cycle, PyObject *message)
     if (links == NULL)
         return -1;
     int result = cycle_check_order(cycle, MESSAGE_EARLY);
-    if (result == 0 && !cycle->version_10) /* RFC 9110 §15.2: HTTP/1.0 has no interim responses */
+    /* RFC 9110 §15.2: HTTP/1.0 has no interim responses, and none comes behind the final head. */
+    if (result == 0 && !cycle->version_10 && cycle->response == RESPONSE_NONE)
         result = cycle->wire->hint(cycle, links);
     Py_DECREF(links);
     return result;
@@ -206,6 +219,10 @@ send_debug(Cycle *cycle, PyObject *message)
         return -1;
     if (cycle_check_order(cycle, MESSAGE_EARLY) < 0)
         return -1;
+    if (cycle->response != RESPONSE_NONE) {
+        PyErr_SetString(factory->state->MessageError, "http.response.debug must come before http.response.start");
+        return -1;
+    }
     if (factory->on_debug == NULL || info == NULL)
         return 0;
     PyObject *on_debug = Py_NewRef(factory->on_debug);

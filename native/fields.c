@@ -103,7 +103,8 @@ fields_init_names(State *state)
     state->field_expect = known_field(state, "expect");
     state->field_host = known_field(state, "host");
     state->field_upgrade = known_field(state, "upgrade");
-    return state->field_upgrade == NULL ? -1 : 0;
+    state->field_te = known_field(state, "te");
+    return state->field_te == NULL ? -1 : 0;
 }
 
 /* The lower-cased name: shared if common (*is_known). New reference; NULL with MemoryError. */
@@ -199,6 +200,9 @@ note_field(Connection *connection, Cycle *cycle, PyObject *name, PyObject *value
     else if (name == state->field_expect) {
         cycle->expects_continue = length == 12 && chars_equal_lower(text, "100-continue", 12);
         connection->expectation_failed |= !cycle->expects_continue;
+    }
+    else if (name == state->field_te) {
+        cycle->takes_trailers |= chars_list_has(text, length, "trailers"); /* RFC 9110 §10.1.4 */
     }
     else if (connection->factory->proxy != NULL) {
         connection->forwarded |= forwarded_is_field(name);

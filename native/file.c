@@ -23,7 +23,7 @@ typedef struct File {
     int64_t left;
     bool more;    /* the response goes on behind it */
     bool copied;  /* its file system has no sendfile */
-    bool pumping; /* file_pump is on the stack */
+    bool pumping; /* file_pump is on the stack, up to the end of the file */
     bool limited; /* the transport pauses at the first byte it has to hold */
 } File;
 
@@ -130,6 +130,8 @@ send_piece(Connection *connection, File *file)
     case EINVAL:
     case ENOSYS:
     case EOPNOTSUPP: file->copied = true; return PUMP_ON;
+    case ENOBUFS:
+    case ENOMEM:
     case EAGAIN:
         if (!file->limited) {
             file->limited = true;
@@ -148,7 +150,7 @@ send_piece(Connection *connection, File *file)
 
 /* ---- done ---- */
 
-/* All of it is on its way. May run Python. */
+/* All of it is on its way. It is still `pumping`, so nobody else ends it meanwhile. May run Python. */
 static void
 file_done(Connection *connection)
 {
@@ -200,7 +202,7 @@ file_resume(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* May run Python. */
+/* Goes on in the loop's next turn. If it cannot, the connection and its file end. May run Python. */
 static void
 schedule_pump(Connection *connection)
 {
@@ -224,11 +226,11 @@ pump_piece(Connection *connection, File *file)
     http1_flush(connection); /* what stands before it */
     if (connection->file != file)
         return PUMP_BROKEN;
-    if (connection->out.block != NULL) { /* somebody else is flushing: not now */
+    if (connection->flushing) { /* below us: what stands before it is not out of our hands yet */
         schedule_pump(connection);
-        return PUMP_WAIT;
+        return connection->file != file ? PUMP_BROKEN : PUMP_WAIT;
     }
-    if (connection->write_paused)
+    if (connection->write_paused || connection->output_closed)
         return PUMP_WAIT;
     bool by_transport = http1_needs_transport(connection);
     if (connection->file != file)
@@ -248,11 +250,12 @@ file_pump(Connection *connection)
     file->pumping = true;
     while (pump == PUMP_ON && file->left > 0 && begun - file->left < TURN_BYTES)
         pump = pump_piece(connection, file);
-    if (pump != PUMP_BROKEN) {
+    if (pump != PUMP_BROKEN && file->left == 0) {
+        file_done(connection);
+    }
+    else if (pump != PUMP_BROKEN) {
         file->pumping = false;
-        if (file->left == 0)
-            file_done(connection);
-        else if (pump == PUMP_ON)
+        if (pump == PUMP_ON)
             schedule_pump(connection);
     }
     Py_DECREF(connection);

@@ -11,13 +11,14 @@ forwarded_is_field(PyObject *name)
     return length > 12 && memcmp(text, "x-forwarded-", 12) == 0;
 }
 
-/* The first of them. Borrowed; NULL: there is none any more. */
+/* The first of them. Borrowed; NULL: there is none any more. The WebSocket engine has seen the list. */
 static PyObject *
 first_field(const Cycle *cycle)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(cycle->headers); i++) {
-        PyObject *name = PyTuple_GET_ITEM(PyList_GET_ITEM(cycle->headers, i), 0);
-        if (forwarded_is_field(name))
+        PyObject *pair = PyList_GET_ITEM(cycle->headers, i);
+        PyObject *name = PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) == 2 ? PyTuple_GET_ITEM(pair, 0) : NULL;
+        if (name != NULL && PyBytes_CheckExact(name) && forwarded_is_field(name))
             return name;
     }
     return NULL;
@@ -55,11 +56,11 @@ forwarded_apply(Connection *connection, Cycle *cycle, PyObject *scope)
     PyObject *proxy = Py_NewRef(connection->factory->proxy);
     PyObject *result = call_method1(proxy, state->names.apply, scope);
     PyObject *client = result == NULL ? NULL : PyDict_GetItemWithError(scope, state->names.client);
-    if (client != NULL && client != cycle->client)
-        Py_XSETREF(cycle->client, Py_NewRef(client));
-    if (result == NULL)
+    int answer = client == NULL && PyErr_Occurred() ? -1 : 0;
+    if (answer < 0)
         PyErr_WriteUnraisable(proxy);
-    int answer = result == NULL ? -1 : 0;
+    else if (client != NULL && client != cycle->client)
+        Py_XSETREF(cycle->client, Py_NewRef(client));
     Py_XDECREF(result);
     Py_DECREF(proxy);
     return answer;

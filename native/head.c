@@ -98,22 +98,15 @@ typedef enum { FIELD_SEND, FIELD_DROP, FIELD_BAD } FieldVerdict;
 
 /* Content-Length once, or the same number again (RFC 9110 §8.6 lets equal values be merged). */
 static FieldVerdict
-judge_content_length(const State *state, int status, const char *value, size_t length, HeadFacts *facts)
+judge_content_length(int status, const char *value, size_t length, HeadFacts *facts)
 {
     int64_t number = chars_content_length(value, length);
-    if (number < 0) {
-        PyErr_Format(state->HeaderError, "content-length must be a number of bytes, not '%.40s'", value);
+    if (number < 0)
         return FIELD_BAD;
-    }
     if (status == 204 || status == 205)
         return FIELD_DROP; /* the wire knows */
-    if (facts->content_length >= 0) {
-        if (facts->content_length == number)
-            return FIELD_DROP;
-        PyErr_Format(state->HeaderError, "two content-length headers differ: %lld and %lld",
-                     (long long)facts->content_length, (long long)number);
-        return FIELD_BAD;
-    }
+    if (facts->content_length >= 0)
+        return facts->content_length == number ? FIELD_DROP : FIELD_BAD;
     facts->content_length = number;
     return FIELD_SEND;
 }
@@ -128,8 +121,7 @@ is_event_stream(const char *value, size_t length)
 
 /* The few fields the server itself has a say in; the rest is sent as it is. */
 static FieldVerdict
-judge_field(const State *state, int status, const char *name, size_t name_length, const char *value,
-            size_t value_length, HeadFacts *facts)
+judge_field(int status, const char *name, size_t name_length, const char *value, size_t value_length, HeadFacts *facts)
 {
     switch (name_length) {
     case 4:
@@ -159,7 +151,7 @@ judge_field(const State *state, int status, const char *name, size_t name_length
         break;
     case 14:
         if (chars_equal_lower(name, "content-length", 14))
-            return judge_content_length(state, status, value, value_length, facts);
+            return judge_content_length(status, value, value_length, facts);
         break;
     case 17:
         if (chars_equal_lower(name, "transfer-encoding", 17))
@@ -169,25 +161,29 @@ judge_field(const State *state, int status, const char *name, size_t name_length
     return FIELD_SEND;
 }
 
-/* Splits one item of the app's list. Both borrowed. 0, or -1 with MessageError. */
-static int
-unpack_field(const State *state, PyObject *item, PyObject **name, PyObject **value)
+static bool
+is_pair(PyObject *item)
 {
-    if ((PyTuple_Check(item) || PyList_Check(item)) && PySequence_Fast_GET_SIZE(item) == 2) {
-        PyObject **pair = PySequence_Fast_ITEMS(item);
-        if (PyBytes_Check(pair[0]) && PyBytes_Check(pair[1])) {
-            *name = pair[0];
-            *value = pair[1];
-            return 0;
-        }
-        PyErr_Format(state->MessageError,
-                     "http.response.start: a header must be two byte strings, not (%.80s, %.80s)",
-                     Py_TYPE(pair[0])->tp_name, Py_TYPE(pair[1])->tp_name);
-        return -1;
+    return (PyTuple_Check(item) || PyList_Check(item)) && PySequence_Fast_GET_SIZE(item) == 2;
+}
+
+/* Splits one item of the app's list. Both borrowed. 0, or -1 with MessageError and the writer back at `mark`: first, as an
+ * exception is an allocation, which may run the app. */
+static int
+unpack_field(const State *state, Writer *writer, WriterMark mark, PyObject *item, PyObject **name, PyObject **value)
+{
+    PyObject **pair = is_pair(item) ? PySequence_Fast_ITEMS(item) : NULL;
+    if (LIKELY(pair != NULL && PyBytes_Check(pair[0]) && PyBytes_Check(pair[1]))) {
+        *name = pair[0];
+        *value = pair[1];
+        return 0;
     }
-    PyErr_Format(state->MessageError,
-                 "http.response.start: each header must be a pair [name, value], not %.80s",
-                 Py_TYPE(item)->tp_name);
+    writer_rollback(writer, mark);
+    if (pair != NULL)
+        PyErr_Format(state->MessageError, "a header must be two byte strings, not (%.80s, %.80s)",
+                     Py_TYPE(pair[0])->tp_name, Py_TYPE(pair[1])->tp_name);
+    else
+        PyErr_Format(state->MessageError, "each header must be a pair [name, value], not %.80s", Py_TYPE(item)->tp_name);
     return -1;
 }
 
@@ -206,6 +202,18 @@ refuse_field(const State *state, PyObject *name, PyObject *value)
     Py_DECREF(value);
 }
 
+/* Raises HeaderError for what judge_content_length() found bad. */
+static void
+refuse_content_length(const State *state, const char *value, size_t length, const HeadFacts *facts)
+{
+    int64_t number = chars_content_length(value, length);
+    if (number < 0)
+        PyErr_Format(state->HeaderError, "content-length must be a number of bytes, not '%.40s'", value);
+    else
+        PyErr_Format(state->HeaderError, "two content-length headers differ: %lld and %lld",
+                     (long long)facts->content_length, (long long)number);
+}
+
 static int
 put_field(const State *state, Writer *writer, WriterMark mark, int status, PyObject *name, PyObject *value,
           HeadFacts *facts)
@@ -219,8 +227,11 @@ put_field(const State *state, Writer *writer, WriterMark mark, int status, PyObj
         refuse_field(state, name, value);
         return -1;
     }
-    switch (judge_field(state, status, name_text, name_length, value_text, value_length, facts)) {
-    case FIELD_BAD: writer_rollback(writer, mark); return -1;
+    switch (judge_field(status, name_text, name_length, value_text, value_length, facts)) {
+    case FIELD_BAD:
+        writer_rollback(writer, mark);
+        refuse_content_length(state, value_text, value_length, facts);
+        return -1;
     case FIELD_DROP: return 0;
     case FIELD_SEND: break;
     }
@@ -253,11 +264,8 @@ head_encode(const State *state, Writer *writer, int status, PyObject *fields, He
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *name;
         PyObject *value;
-        if (unpack_field(state, items[i], &name, &value) < 0) {
-            writer_rollback(writer, mark);
-            return -1;
-        }
-        if (put_field(state, writer, mark, status, name, value, facts) < 0)
+        if (unpack_field(state, writer, mark, items[i], &name, &value) < 0 ||
+            put_field(state, writer, mark, status, name, value, facts) < 0)
             return -1;
     }
     return 0;
@@ -274,17 +282,14 @@ is_no_trailer(const char *name, size_t length)
 }
 
 int
-head_encode_trailers(const State *state, Writer *writer, PyObject *fields)
+head_encode_trailers(const State *state, Writer *writer, WriterMark mark, PyObject *fields)
 {
-    WriterMark mark = writer_mark(writer);
     HeadFacts facts;
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fields); i++) {
         PyObject *name;
         PyObject *value;
-        if (unpack_field(state, PySequence_Fast_GET_ITEM(fields, i), &name, &value) < 0) {
-            writer_rollback(writer, mark);
+        if (unpack_field(state, writer, mark, PySequence_Fast_GET_ITEM(fields, i), &name, &value) < 0)
             return -1;
-        }
         if (is_no_trailer(PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name))) {
             writer_rollback(writer, mark);
             PyErr_Format(state->HeaderError, "%.80s cannot be a trailer (RFC 9110 section 6.5.1)", PyBytes_AS_STRING(name));
@@ -297,9 +302,8 @@ head_encode_trailers(const State *state, Writer *writer, PyObject *fields)
 }
 
 int
-head_encode_links(const State *state, Writer *writer, PyObject *links)
+head_encode_links(const State *state, Writer *writer, WriterMark mark, PyObject *links)
 {
-    WriterMark mark = writer_mark(writer);
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(links); i++) {
         PyObject *link = PySequence_Fast_GET_ITEM(links, i);
         if (!PyBytes_Check(link)) {

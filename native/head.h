@@ -26,14 +26,15 @@ int head_status_line(Writer *writer, int status);
  * `fields` is what PySequence_Fast made of the app's headers: a list or tuple of [name, value]. Framing
  * and connection fields (transfer-encoding, connection, keep-alive) are read, not sent: the
  * server frames. Content-Length is dropped where the wire knows better (204, RFC 9110 §8.6; 205).
- * Runs no Python. 0, or -1 with HeaderError or MessageError and the writer as it was. */
+ * Runs no Python. 0, or -1 with HeaderError or MessageError: the writer is as it was, until saying so ran Python. */
 int head_encode(const State *state, Writer *writer, int status, PyObject *fields, HeadFacts *facts);
 
-/* Appends trailer fields (RFC 9110 §6.5), without the empty line that ends them. Likewise; HeaderError also for a field that
- * frames, routes, authorizes or says how the content is to be read (§6.5.1). */
-int head_encode_trailers(const State *state, Writer *writer, PyObject *fields);
+/* Appends trailer fields (RFC 9110 §6.5), without the empty line that ends them. HeaderError also for a field that
+ * frames, routes, authorizes or says how the content is to be read (§6.5.1). Runs no Python. 0, or -1 with an exception: then
+ * the writer is as it was at `mark`, and Python may have run since, which may have written. */
+int head_encode_trailers(const State *state, Writer *writer, WriterMark mark, PyObject *fields);
 
 /* Appends one Link field (RFC 8288 §3) for each bytes object of `links`. Likewise. */
-int head_encode_links(const State *state, Writer *writer, PyObject *links);
+int head_encode_links(const State *state, Writer *writer, WriterMark mark, PyObject *links);
 
 #endif

@@ -223,16 +223,20 @@ http1_trailers(Cycle *cycle, PyObject *fields, bool more)
     WriterMark mark = writer_mark(&connection->out);
     CHECK(connection->framing == FRAMING_CHUNKED && !connection->head_open);
     /* RFC 9112 §7.1: chunked-body = *chunk last-chunk trailer-section CRLF */
-    if ((!cycle->trailers_begun && writer_copy(&connection->out, "0\r\n", 3) < 0) ||
-        head_encode_trailers(connection->factory->state, &connection->out, fields) < 0 ||
-        (!more && writer_copy(&connection->out, "\r\n", 2) < 0)) {
+    if (!cycle->trailers_begun && writer_copy(&connection->out, "0\r\n", 3) < 0)
+        return -1;
+    if (head_encode_trailers(connection->factory->state, &connection->out, mark, fields) < 0)
+        return -1; /* it may have run Python: the mark is old */
+    if (!more && writer_copy(&connection->out, "\r\n", 2) < 0) {
         writer_rollback(&connection->out, mark);
         return -1;
     }
     cycle->trailers_begun = true;
     Py_INCREF(connection);
-    if (!more)
+    if (!more) {
+        cycle->response = RESPONSE_DONE;
         connection_response_done(connection, cycle);
+    }
     if (!connection->corked)
         http1_flush(connection);
     connection_check(connection);
@@ -246,8 +250,9 @@ http1_hint(Cycle *cycle, PyObject *links)
     Connection *connection = stream_of(cycle);
     WriterMark mark = writer_mark(&connection->out);
     if (head_status_line(&connection->out, 103) < 0 ||
-        head_encode_links(connection->factory->state, &connection->out, links) < 0 ||
-        writer_copy(&connection->out, "\r\n", 2) < 0) {
+        head_encode_links(connection->factory->state, &connection->out, mark, links) < 0)
+        return -1;
+    if (writer_copy(&connection->out, "\r\n", 2) < 0) {
         writer_rollback(&connection->out, mark);
         return -1;
     }

@@ -136,6 +136,7 @@ module_exec(PyObject *module)
     X(field_transfer_encoding)                                                                     \
     X(field_expect)                                                                                \
     X(field_host)                                                                                  \
+    X(field_te)                                                                                    \
     X(field_upgrade)                                                                               \
     X(factory_type)                                                                                \
     X(connection_type)                                                                             \

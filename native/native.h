@@ -181,6 +181,7 @@ typedef struct {
     PyObject *field_expect;
     PyObject *field_host;
     PyObject *field_upgrade;
+    PyObject *field_te;
     PyObject *methods[LINE_OTHER]; /* str, by LineMethod */
     struct {
 #define X(name, text) PyObject *name;

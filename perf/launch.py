@@ -1,4 +1,4 @@
-"""Starts the peers that have no command line for it: ``python -m perf.launch SERVER APP PORT``.
+"""Starts the peers that have no command line for it: ``python -m perf.launch SERVER APP PORT [CERT KEY]``.
 
 Rules of this file: it runs inside a peer's interpreter, so it imports the standard library and that
 one peer, and it changes none of the peer's defaults but the address and the log level.
@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 
-def _freastal(app: Any, port: int) -> None:
-    importlib.import_module("freastal").serve_asgi(app, host="127.0.0.1", port=port)
+def _freastal(app: Any, port: int, *tls: str) -> None:
+    cert, key = tls or (None, None)
+    peer = importlib.import_module("freastal")
+    peer.serve_asgi(app, host="127.0.0.1", port=port, certfile=cert, keyfile=key)
 
 
 def _fastpysgi(app: Any, port: int) -> None:
@@ -21,13 +23,13 @@ def _fastpysgi(app: Any, port: int) -> None:
     peer.run(app, host="127.0.0.1", port=port, loglevel=peer.LL_CRIT_ERROR)
 
 
-_PEERS: dict[str, Callable[[Any, int], None]] = {"freastal": _freastal, "fastpysgi": _fastpysgi}
+_PEERS: dict[str, Callable[..., None]] = {"freastal": _freastal, "fastpysgi": _fastpysgi}
 
 
 def main(argv: list[str]) -> None:
-    server, target, port = argv
+    server, target, port, *tls = argv
     module, _, attribute = target.partition(":")
-    _PEERS[server](getattr(importlib.import_module(module), attribute), int(port))
+    _PEERS[server](getattr(importlib.import_module(module), attribute), int(port), *tls)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class Server:
     """An executable that must be on PATH."""
     scenarios: frozenset[str] | None = None
     """What it can answer; None: everything. A fixed-answer server has a short list."""
+    tls: tuple[str, ...] | None = None
+    """What is added to argv for HTTPS, with {cert} and {key}; None: it cannot, or is not asked to."""
     by_default: bool = True
 
 
@@ -58,6 +60,7 @@ _UVICORN = (
     *("{python}", "-m", "uvicorn", "{app}", "--host", "127.0.0.1", "--port", "{port}"),
     *("--loop", "uvloop", "--http", "httptools", "--ws", "websockets-sansio"),
 )
+_SSL = ("--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
 _GRANIAN = (
     *("{python}", "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"),
     *("--port", "{port}", "--workers", "1", "--loop", "uvloop", "--http", "1"),
@@ -93,6 +96,7 @@ SERVERS: tuple[Server, ...] = (
         what="this project",
         home=Home.OURS,
         argv=(*_SHARDSERVE, "--no-access-log", "--log-level", "warning"),
+        tls=_SSL,
     ),
     Server(
         name="shardserve-accesslog",
@@ -105,6 +109,7 @@ SERVERS: tuple[Server, ...] = (
         name="uvicorn",
         what="uvloop + httptools, websockets",
         argv=(*_UVICORN, "--no-access-log", "--log-level", "warning"),
+        tls=_SSL,
         packages=("uvicorn", "uvloop", "httptools", "websockets"),
     ),
     Server(
@@ -118,6 +123,7 @@ SERVERS: tuple[Server, ...] = (
         name="granian",
         what="Rust, hyper",
         argv=(*_GRANIAN, "--no-ws", "{app}"),
+        tls=("--ssl-certificate", "{cert}", "--ssl-keyfile", "{key}"),
         packages=("granian", "uvloop"),
         scenarios=HTTP,
     ),
@@ -135,6 +141,7 @@ SERVERS: tuple[Server, ...] = (
             *("{python}", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "1"),
             *("--worker-class", "uvloop", "--log-level", "warning", "{app}"),
         ),
+        tls=("--certfile", "{cert}", "--keyfile", "{key}"),
         packages=("hypercorn", "uvloop"),
     ),
     Server(
@@ -152,6 +159,7 @@ SERVERS: tuple[Server, ...] = (
         name="freastal",
         what="C, libuv + picohttpparser",
         argv=("{python}", "-m", "perf.launch", "freastal", "{app}", "{port}"),
+        tls=("{cert}", "{key}"),
         packages=("freastal",),
         scenarios=HTTP,
     ),
@@ -169,6 +177,7 @@ SERVERS: tuple[Server, ...] = (
             *("{python}", "-m", "h2corn", "{app}", "--bind", "127.0.0.1:{port}", "--workers", "1"),
             *("--loop", "uvloop", "--no-access-log"),
         ),
+        tls=("--certfile", "{cert}", "--keyfile", "{key}"),
         packages=("h2corn", "uvloop"),
     ),
     Server(

@@ -9,6 +9,7 @@ that the protocol allows (length, chunks, fragments) counts as right. Failing to
 from __future__ import annotations
 
 import socket
+import ssl
 
 import httptools
 from websockets.client import ClientProtocol
@@ -63,7 +64,7 @@ def ask(port: int, scenario: Scenario, *, count: int, timeout_s: float) -> None:
 
 
 def _ask_http(port: int, scenario: Scenario, count: int, timeout_s: float) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as client:
+    with _connect(port, scenario, timeout_s) as client:
         client.sendall(request_bytes(scenario, f"127.0.0.1:{port}") * count)
         responses = _read(client, count)
     if len(responses) < count:
@@ -73,6 +74,20 @@ def _ask_http(port: int, scenario: Scenario, count: int, timeout_s: float) -> No
             raise ProbeError(f"status {status}, not 200")
         if body != scenario.expect_body:
             raise ProbeError(f"body {_show(body)}, not {_show(scenario.expect_body)}")
+
+
+def _connect(port: int, scenario: Scenario, timeout_s: float) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+    if not scenario.tls:
+        return client
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        return context.wrap_socket(client)
+    except OSError:
+        client.close()
+        raise
 
 
 def _read(client: socket.socket, count: int) -> list[tuple[int, bytes]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from perf import cc
+from perf import cc, certificate
 from perf.interrupts import Interrupts
 from perf.load import Generator, Load, LoadError
 from perf.peer_env import Interpreters, missing
@@ -154,6 +154,10 @@ class ScenarioRun:
     def _command(self, server: Server) -> tuple[list[str], int]:
         port = free_port()
         fields = {"app": self._scenario.app, "port": str(port), "perf": str(HERE)}
+        template = server.argv
+        if self._scenario.tls:
+            template += server.tls or ()
+            fields["cert"], fields["key"] = map(str, certificate.make(self._tools.folder))
         for name in C_PROGRAMS:
             if f"{{{name}}}" in server.argv:
                 fields[name] = str(cc.build(name, self._tools.folder))
@@ -162,7 +166,7 @@ class ScenarioRun:
         python = self._tools.interpreters.python(server)
         if python is not None:
             fields["python"] = str(python)
-        return fill(server.argv, fields), port
+        return fill(template, fields), port
 
     def _round(self, name: str, number: int) -> None:
         process = self._running.get(name)
@@ -236,4 +240,6 @@ class ScenarioRun:
 
 def can(server: Server, scenario: Scenario) -> bool:
     """Whether the server takes part in the scenario at all: one with a fixed answer often does not."""
+    if scenario.tls and server.tls is None:
+        return False
     return server.scenarios is None or scenario.name in server.scenarios

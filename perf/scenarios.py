@@ -48,6 +48,8 @@ class Scenario:
     pipeline: int = 1
     """Requests written at once on a connection, before the first answer is read; of messages, how many
     are in flight on each, always."""
+    tls: bool = False
+    """Whether it is HTTPS. The certificate is the run's own, and nobody checks it."""
     packages: tuple[str, ...] = ()
     """What the server's own interpreter must have installed to run the app."""
 
@@ -138,6 +140,20 @@ SCENARIOS: tuple[Scenario, ...] = (
         app=_PLAIN,
         headers=(("Connection", "close"),),
         expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="tls",
+        what="as plain, over TLS",
+        app=_PLAIN,
+        tls=True,
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="tls-body-100k",
+        what="as body-100k, over TLS",
+        app="perf.apps:body_100k",
+        tls=True,
+        expect_body=apps.BODY_100K,
     ),
     Scenario(
         name="starlette",

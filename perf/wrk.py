@@ -96,8 +96,9 @@ class Wrk:
         path = self._folder / f"{scenario.name}.lua"
         path.write_text(script(scenario))
         whole = math.ceil(seconds)
+        scheme = "https" if scenario.tls else "http"
         command = [self._program, "-t1", f"-c{connections}", f"-d{whole}s"]
-        command += [f"--timeout={_DEFAULT_TIMEOUT_S}s", "-s", str(path), f"http://127.0.0.1:{port}/"]
+        command += [f"--timeout={_DEFAULT_TIMEOUT_S}s", "-s", str(path), f"{scheme}://127.0.0.1:{port}/"]
         with measured, pinned(command, core) as process:
             if seconds < whole:
                 time.sleep(seconds)

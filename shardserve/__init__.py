@@ -1,7 +1,7 @@
 """shardserve, an ASGI server for Linux multi-core hosts. Re-exports only.
 
 The names are imported when they are first used: every worker imports this package on its way to
-``shardserve.worker``, and must not pay for the command line.
+``shardserve.worker``, and must not pay for the command line, nor need gunicorn.
 """
 
 from __future__ import annotations
@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .cli.embed import run
-    from .config.model import Config
+    from .integrations.embedded import Server
+    from .integrations.gunicorn import ShardWorker
+    from .integrations.running import run
+    from .integrations.settings import Config
 
-__all__ = ["Config", "__version__", "run"]
+__all__ = ["Config", "Server", "ShardWorker", "__version__", "run"]
 
-_HOMES = {"Config": ".config.model", "run": ".cli.embed"}
+_HOMES = {
+    "Config": ".integrations.settings",
+    "Server": ".integrations.embedded",
+    "ShardWorker": ".integrations.gunicorn",
+    "run": ".integrations.running",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -11,6 +11,7 @@ rest of the package.
     │   ├── AppImportError        the app cannot be imported (3)
     │   └── LifespanError         the app's lifespan startup failed (3)
     ├── ControlError              a control message that does not parse
+    ├── ProxyProtocolError        no PROXY header where there must be one, or a malformed one; a ValueError
     └── ApplicationError          the ASGI app broke the contract; also a RuntimeError
         ├── MessageError          a message of the wrong type, shape or order
         ├── HeaderError           a status or header that cannot go on the wire
@@ -57,6 +58,10 @@ class LifespanError(StartupError):
 
 class ControlError(ShardserveError):
     """A datagram on the control pipe is not a message of control.py."""
+
+
+class ProxyProtocolError(ShardserveError, ValueError):
+    """A connection that must begin with a PROXY header does not. Nothing of it can be believed."""
 
 
 class ApplicationError(ShardserveError, RuntimeError):

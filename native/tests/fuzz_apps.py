@@ -51,6 +51,14 @@ class Call:
         return f"<Call {self.index} {self.method} {target!r} {self.behaviour}: {self.status}, {state}>"
 
     @property
+    def takes_trailers(self) -> bool:
+        """RFC 9110 §10.1.4. Others do not get any."""
+        return any(
+            name == b"te" and b"trailers" in [one.strip(b" \t").lower() for one in value.split(b",")]
+            for name, value in self.scope["headers"]
+        )
+
+    @property
     def expects_continue(self) -> bool:
         return self.scope["http_version"] == "1.1" and any(
             name == b"expect" for name, _ in self.scope["headers"]
@@ -365,7 +373,7 @@ async def sends_trailers(call: Call) -> None:
     await waiter
     await call.say(b"a" * 70, True)
     await call.say(b"z")
-    call.finished = False  # there is more to come
+    call.finished = not call.takes_trailers  # there is more to come
     await call.suspend()
     await call.send({"type": "http.response.trailers", "headers": [(b"a", b"1")], "more_trailers": True})
     waiter = call.send({"type": "http.response.trailers", "headers": [(b"b", b"2"), (b"c", b"3")]})
@@ -384,7 +392,7 @@ async def forgets_its_trailers(call: Call) -> None:
     )
     call.status = 200
     await call.say(b"all there is")
-    call.finished = False
+    call.finished = not call.takes_trailers
 
 
 BEHAVIOURS: list[Callable[[Call], Coroutine[Any, Any, None]]] = [

@@ -1,16 +1,16 @@
-"""From ``module:attribute`` to an ASGI app, or to a text that says what to write instead.
+"""From ``module:attribute`` to an app, or to a text that says what to write instead.
 
 Rules of this file: everything that can be wrong with an app string ends as one AppImportError
 whose text is complete: it names the string, says whose mistake it is, and shows a traceback only
 when the mistake is in the app's own code (and then without our frames). Nothing here runs the
-event loop, serves, or decides an exit code; adapting other interfaces (WSGI) is not done here.
+event loop, serves, or decides an exit code; what is not ASGI 3 is adapted by ``interface.py``.
 
 What an app is, is read off its call signature, because that is what the server relies on:
 
     binds (scope, receive, send)      an ASGI 3 app
     binds () and not the three        a factory
     binds (scope) and not the three   an ASGI 2 "double callable"
-    binds (environ, start_response)   a WSGI app
+    binds (environ, start_response)   a WSGI app, if the arguments are named like these
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ import sys
 from enum import Enum, auto
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from ..errors import AppImportError
 from ..observe import tracebacks
-from ..types import ASGIApp
 
 log = logging.getLogger("shardserve.worker")
 
@@ -43,10 +42,11 @@ class Kind(Enum):
     UNKNOWN = auto()
 
 
-def load_app(spec: str, *, app_dir: str, factory: bool) -> ASGIApp:
+def load_app(spec: str, *, app_dir: str, factory: bool, interface: str = "auto") -> Any:
     """The app that ``spec`` names. ``app_dir`` ("": the working directory) goes first on sys.path.
 
-    ``factory``: ``spec`` names a function that makes the app. Raises AppImportError.
+    ``factory``: ``spec`` names a function that makes the app. ``interface``: "auto", or what the app is,
+    which is then believed. Raises AppImportError.
     """
     module_name, attributes = _split(spec)
     directory = os.path.abspath(app_dir or os.getcwd())
@@ -58,6 +58,13 @@ def load_app(spec: str, *, app_dir: str, factory: bool) -> ASGIApp:
         raise AppImportError(
             f'"{spec}" is {_a(found)}, which cannot be called; an ASGI app is a callable{_offers(module)}'
         )
+    return made(found, spec, factory=factory, interface=interface)
+
+
+def made(found: Any, spec: str, *, factory: bool, interface: str = "auto") -> Any:
+    """The app that ``found`` is, or makes. ``spec`` is what to call it. Raises AppImportError."""
+    if not callable(found):
+        raise AppImportError(f'"{spec}" is {_a(found)}, which cannot be called; an app is a callable')
     kind = classify(found)
     if factory:
         found = _made_by(spec, found, kind)
@@ -68,8 +75,9 @@ def load_app(spec: str, *, app_dir: str, factory: bool) -> ASGIApp:
         )
         found = _made_by(spec, found, kind)
         kind = classify(found)
-    _refuse_other_interfaces(spec, found, kind, from_factory=factory)
-    return cast(ASGIApp, found)
+    if interface == "auto":
+        _refuse_what_is_no_app(spec, found, kind, from_factory=factory)
+    return found
 
 
 # The string
@@ -189,7 +197,11 @@ def _is_own_app(module: ModuleType, value: Any) -> bool:
 
 
 def classify(app: Any) -> Kind:
-    """What ``app`` is, by the arguments it can be called with."""
+    """What ``app`` is, by the arguments it can be called with; or by what asgiref has marked it as."""
+    if getattr(app, "_asgi_single_callable", False):
+        return Kind.ASGI3
+    if getattr(app, "_asgi_double_callable", False):
+        return Kind.ASGI2
     try:
         signature = inspect.signature(app)
     except (TypeError, ValueError):
@@ -197,7 +209,7 @@ def classify(app: Any) -> Kind:
         return Kind.ASGI3
     if inspect.isclass(app) and not hasattr(app, "__await__"):
         # Calling a class makes an instance; only an awaitable one (Starlette's HTTPEndpoint) can
-        # be the app itself. Any other class is a factory, or an ASGI 2 app.
+        # be the app itself. Any other class is a factory, an ASGI 2 app, or a WSGI app.
         return _by_arguments(signature, candidates=(Kind.FACTORY, Kind.ASGI2, Kind.WSGI))
     if _only_optional(signature) and not _is_coroutine_function(app):
         # def create_app(config=None, debug=False, name="x") takes three, and means none.
@@ -210,12 +222,23 @@ _ARGUMENTS = {Kind.ASGI3: 3, Kind.FACTORY: 0, Kind.ASGI2: 1, Kind.WSGI: 2}
 
 def _by_arguments(signature: inspect.Signature, *, candidates: tuple[Kind, ...]) -> Kind:
     for kind in candidates:
-        try:
-            signature.bind(*(None,) * _ARGUMENTS[kind])
-        except TypeError:
-            continue
-        return kind
+        if _binds(signature, _ARGUMENTS[kind]):
+            return kind if kind is not Kind.WSGI or _names_wsgi(signature) else Kind.UNKNOWN
     return Kind.UNKNOWN
+
+
+def _binds(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*(None,) * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _names_wsgi(signature: inspect.Signature) -> bool:
+    """Two arguments may be anything; these are called ``env`` or ``start_resp`` at the shortest."""
+    first, second, *_ = signature.parameters
+    return "env" in first.lower() or "start" in second.lower()
 
 
 def _only_optional(signature: inspect.Signature) -> bool:
@@ -260,28 +283,27 @@ def _made_by(spec: str, factory: Any, kind: Kind) -> Any:
 
 
 def _takes_nothing(factory: Any) -> bool:
+    return _takes(factory, 0)
+
+
+def _takes(app: Any, count: int) -> bool:
+    """Whether it can be called with so many arguments; yes, if nobody can tell."""
     try:
-        inspect.signature(factory).bind()
+        return _binds(inspect.signature(app), count)
     except TypeError:
         return False
     except ValueError:
         return True
-    return True
 
 
-def _refuse_other_interfaces(spec: str, app: Any, kind: Kind, *, from_factory: bool) -> None:
-    if kind is Kind.ASGI3:
+def _refuse_what_is_no_app(spec: str, app: Any, kind: Kind, *, from_factory: bool) -> None:
+    if kind in (Kind.ASGI3, Kind.ASGI2, Kind.WSGI):
         return
     what = f'what the factory "{spec}" returned' if from_factory else f'"{spec}"'
-    if kind is Kind.ASGI2:
+    if _takes(app, _ARGUMENTS[Kind.WSGI]):
         raise AppImportError(
-            f"{what} is an ASGI 2 app (called with the scope alone), which is not supported; wrap it: "
-            "asgiref.compatibility.guarantee_single_callable(app)"
-        )
-    if kind is Kind.WSGI:
-        raise AppImportError(
-            f"{what} takes two arguments, like a WSGI app (environ, start_response); shardserve serves ASGI: "
-            "wrap it, for example with a2wsgi.WSGIMiddleware(app)"
+            f"{what} takes two arguments, like a WSGI app, but they are not called environ and "
+            "start_response; if it is one, say so: --interface wsgi"
         )
     if kind is Kind.FACTORY:
         raise AppImportError(

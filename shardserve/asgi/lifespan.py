@@ -134,6 +134,10 @@ class Lifespan:
                 self._judge_shutdown()
         await self._end_task(wait_s=LAST_WORDS_S)
 
+    async def abandon(self) -> None:
+        """End the app's task without telling the app: the server was told to stop at once."""
+        await self._end_task(wait_s=0)
+
     def _judge_shutdown(self) -> None:
         if self._app_text:
             self._log.error("Application shutdown failed: %s", self._app_text)

@@ -3,10 +3,10 @@
     group.py    the ``shardserve`` group: its commands as a table, ``run`` as the default one
     options.py  click options, generated from config/model.py
     run.py      shardserve [run] APP
-    config.py   shardserve config check | show
+    config.py   shardserve config check | show | init, with its init.py
+    completion.py  shardserve completion bash | zsh | fish
     ctl.py      shardserve ctl status | workers | reload | stop | scale, with its ctl_client.py and
                 ctl_tables.py
-    embed.py    shardserve.run(), the same door from Python
 
 Rules of this room: a command turns flags into a Config and a Config into a call; behaviour lives
 below. Importing it is cheap: uvloop, httptools, asyncio and the master are imported by the command

@@ -1,4 +1,4 @@
-"""``shardserve config check`` and ``shardserve config show``.
+"""``shardserve config check``, ``show`` and ``init`` (``init.py``).
 
 May hold no knowledge of a setting: the loader judges, ``config/render.py`` writes.
 """
@@ -8,12 +8,16 @@ from __future__ import annotations
 import click
 
 from ..config import render
+from .init import init
 from .options import SettingsCommand, config_of, config_option, loader_of, settings_options
 
 
-@click.group("config")
+@click.group("config", short_help="Check the settings, show them, or write a first file.")
 def config() -> None:
-    """Check the settings, or show where each one comes from."""
+    """Check the settings, show where each one comes from, or write a first file."""
+
+
+config.add_command(init)
 
 
 @config.command("check")

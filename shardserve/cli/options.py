@@ -8,15 +8,19 @@ are reported at once. ``fail`` decides how they are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from ..config.kinds import ChoiceOrImport, LogConfig
 from ..config.load import FILE_ENV, FILE_NAME, Loader, Reading, flag_origin
 from ..config.model import SETTINGS, Config, Setting, describe
-from ..config.values import Choice, Kind, Many, Switch
+from ..config.values import BOOLEAN_WORDS, Choice, FilePath, Kind, Many, Switch
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -32,7 +36,13 @@ config_option = click.option(
 
 
 class SettingsCommand(click.Command):
-    """A command that takes settings; its --help has one section for each group of them."""
+    """A command that takes settings; its --help has one section for each group of them.
+
+    A switch may be followed by a word: ``--ws-per-message-deflate false``, as Uvicorn has it.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, switches_without_words(args))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         group_of = {one.attribute: one.group for one in SETTINGS}
@@ -46,6 +56,43 @@ class SettingsCommand(click.Command):
                 sections.setdefault(group_of.get(param.name or "", "Other"), []).append(record)
         for title, records in sections.items():
             write_section(formatter, title, records)
+
+
+def switches_without_words(args: list[str]) -> list[str]:
+    """``--switch false`` and ``--switch=false`` become ``--no-switch``, with true ``--switch``.
+
+    No other argument can be meant: these words are no import string.
+    """
+    rest = args.index("--") if "--" in args else len(args)
+    found: list[str] = []
+    for number, word in enumerate(args[:rest]):
+        switch, equals, value = word.partition("=")
+        if not equals:
+            switch, value = (found[-1] if found else ""), word
+        opposite = _OPPOSITES.get(switch)
+        # The second half: "--switch true true" has one word too many.
+        if (
+            opposite is None
+            or value.lower() not in BOOLEAN_WORDS
+            or (not equals and args[number - 1] != switch)
+        ):
+            found.append(word)
+            continue
+        said = switch if BOOLEAN_WORDS[value.lower()] else opposite
+        if equals:
+            found.append(said)
+        else:
+            found[-1] = said
+    return found + args[rest:]
+
+
+# Each flag of each switch, and the one that says the contrary.
+_OPPOSITES = {
+    flag: other
+    for one in SETTINGS
+    if one.negative_flag is not None
+    for flag, other in ((one.flag, one.negative_flag), (one.negative_flag, one.flag))
+}
 
 
 def write_section(formatter: click.HelpFormatter, title: str, records: list[tuple[str, str]]) -> None:
@@ -107,9 +154,20 @@ def _argument(one: Setting) -> Callable[[Command], Command]:
     return click.argument(one.attribute, required=False, default=None, metavar=f"[{one.metavar}]")
 
 
-def _completion(kind: Kind) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    choices = kind.choices if isinstance(kind, Choice) else ()
-    return lambda ctx, param, incomplete: [word for word in choices if word.startswith(incomplete)]
+def _completion(kind: Kind) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """What a shell offers for a value: the choices; its own files; nothing."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        # Here, not above: only a shell that asks for completions needs it.
+        from click.shell_completion import CompletionItem
+
+        if isinstance(kind, Choice | ChoiceOrImport):
+            return [CompletionItem(word) for word in kind.choices if word.startswith(incomplete)]
+        if isinstance(kind.item if isinstance(kind, Many) else kind, FilePath | LogConfig):
+            return [CompletionItem(incomplete, type="file")]
+        return []
+
+    return complete
 
 
 def _default(one: Setting) -> str:

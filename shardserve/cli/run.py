@@ -30,4 +30,4 @@ def run(ctx: click.Context, /, **_: object) -> None:
         raise click.UsageError(_NO_APP, ctx)
     from ..master.serve import serve
 
-    ctx.exit(serve(config, reload_config=loader.reload))
+    ctx.exit(serve(config, reload_config=loader.reload, settings_file=loader.path))

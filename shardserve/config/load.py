@@ -1,7 +1,9 @@
 """Where settings come from: flags over the environment over a file over the defaults.
 
     flags        as the command line gave them
-    environment  SHARDSERVE_*; an empty variable counts as not set
+    environment  SHARDSERVE_*, then UVICORN_* of what Uvicorn has, then PORT, WEB_CONCURRENCY and
+                 FORWARDED_ALLOW_IPS; an empty variable counts as not set
+    env file     only WEB_CONCURRENCY and FORWARDED_ALLOW_IPS (``envfile.py`` says why)
     file         --config FILE, or SHARDSERVE_CONFIG, or ./shardserve.toml if there is one
     default      config/model.py
 
@@ -19,13 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from . import tomlfile
+from . import envfile, tomlfile
 from .mistakes import Mistake, conflicts, describe
 from .model import BY_ATTRIBUTE, BY_NAME, SETTINGS, Config, nearest
-from .setting import ENV_PREFIX, Setting
+from .setting import ENV_PREFIX, UVICORN_PREFIX, Setting
+from .uvicorn import keyword
 
 FILE_NAME = "shardserve.toml"
 FILE_ENV = ENV_PREFIX + "CONFIG"
+
+# What uvicorn.run() reads of the environment, and what it reads after it has loaded an env file.
+_OF_UVICORN_RUN = ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
+# A host's wish, for whoever has not said where to listen. It never stands against ``bind``.
+_HOSTS_PORT = "env PORT"
 
 # How alike an unknown SHARDSERVE_ variable must be to a setting to be taken for a slip of the
 # keyboard: PROT and PORT are 0.75 alike. Any other belongs to somebody else and is let be.
@@ -79,6 +87,11 @@ class Loader:
         self._file = file or self._environ.get(FILE_ENV) or None
         self._loaded_path: Path | None = None
 
+    @property
+    def path(self) -> Path | None:
+        """The file that was read last, if there was one."""
+        return self._loaded_path
+
     def load(self) -> tuple[Config, dict[str, str]]:
         """The config and the origin of each of its settings. Raises ConfigError with every mistake."""
         reading = self.read()
@@ -97,7 +110,8 @@ class Loader:
         """The config, or every mistake. Raises nothing."""
         path, file_layer = self._read_file()
         layers = (file_layer, _from_environment(self._environ), _from_flags(self._flags))
-        reading = _combine(layers, path)
+        env_file = _from_env_file(layers, self._environ)
+        reading = _combine((file_layer, env_file, *layers[1:]), path)
         if reading.config is not None and path is not None:
             self._loaded_path = path
         return reading
@@ -123,7 +137,8 @@ def from_keywords(app: object, settings: Mapping[str, object], environ: Mapping[
     """The config of ``shardserve.run(app, **settings)``. Raises ConfigError with every mistake.
 
     A keyword is a setting's attribute or its name, so that Uvicorn's keywords fit. The program has
-    the say here: of file and environment only WEB_CONCURRENCY counts, as for ``uvicorn.run``.
+    the say here: of file and environment only WEB_CONCURRENCY and FORWARDED_ALLOW_IPS count, as for
+    ``uvicorn.run``. None is "not given", as it is there wherever our default is something else.
     """
     layer = Layer()
     layer.read(BY_ATTRIBUTE["app"], "argument app", BY_ATTRIBUTE["app"].check, app)
@@ -131,10 +146,10 @@ def from_keywords(app: object, settings: Mapping[str, object], environ: Mapping[
         one = BY_ATTRIBUTE.get(word) or BY_NAME.get(word)
         if one is None:
             layer.mistakes.append(Mistake(f"argument {word}", _unknown(word, dashes=False)))
-        else:
+        elif (value := keyword(one, value)) is not None:
             layer.read(one, f"argument {word}", one.check, value)
-    foreign = {name: environ[name] for one in SETTINGS for name in one.fallback_env if name in environ}
-    config = _combine((_from_environment(foreign), layer), None)
+    foreign = _from_environment({name: environ[name] for name in _OF_UVICORN_RUN if name in environ})
+    config = _combine((_from_env_file((foreign, layer), environ), foreign, layer), None)
     if config.config is None:
         raise ConfigError(describe(config.mistakes))
     return config.config
@@ -171,7 +186,8 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
     for one in SETTINGS:
         for variable in one.env:
             if text := environ.get(variable):
-                layer.read(one, f"env {variable}", _environment_reader(one), text)
+                read = one.kind.from_uvicorn if variable.startswith(UVICORN_PREFIX) else one.kind.from_text
+                layer.read(one, f"env {variable}", _environment_reader(read), text)
                 break
     known = {variable for one in SETTINGS for variable in one.env} | {FILE_ENV}
     for variable in sorted(environ):
@@ -183,10 +199,10 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
     return layer
 
 
-def _environment_reader(one: Setting) -> Callable[[str], Any]:
+def _environment_reader(read_text: Callable[[str], Any]) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
-            return one.kind.from_text(text)
+            return read_text(text)
         except ValueError as error:
             # A Kubernetes service called "shardserve" puts SHARDSERVE_PORT=tcp://10.0.0.1:80 into
             # every pod of its namespace.
@@ -196,6 +212,25 @@ def _environment_reader(one: Setting) -> Callable[[str], Any]:
             raise
 
     return read
+
+
+def _from_env_file(layers: tuple[Layer, ...], environ: Mapping[str, str]) -> Layer:
+    """What the env file that these layers name says of our settings, or why it cannot."""
+    layer = Layer()
+    named = [one for one in layers if one.values.get("env_file")]
+    if not named:
+        return layer
+    path, origin = named[-1].values["env_file"], named[-1].origins["env_file"]
+    try:
+        variables = envfile.read(path)
+    except ValueError as error:
+        layer.mistakes.append(Mistake(origin, f"env_file: {error}"))
+        return layer
+    for one in SETTINGS:
+        for variable in set(one.fallback_env) & set(_OF_UVICORN_RUN):
+            if variable not in environ and (text := variables.get(variable)):
+                layer.read(one, f"{path}: {variable}", one.kind.from_text, text)
+    return layer
 
 
 def _from_flags(flags: Mapping[str, object]) -> Layer:
@@ -217,6 +252,8 @@ def _combine(layers: tuple[Layer, ...], path: Path | None) -> Reading:
     for layer in layers:
         values |= layer.values
         origins |= layer.origins
+    if origins.get("port") == _HOSTS_PORT and values.get("bind"):
+        del values["port"], origins["port"]
     mistakes = [mistake for layer in layers for mistake in layer.mistakes]
     mistakes += conflicts(values, origins)
     sources = {one.attribute: origins.get(one.attribute, "default") for one in SETTINGS}

@@ -10,9 +10,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from .kinds import LogConfig, Secret
 from .values import Kind, Switch
 
 ENV_PREFIX = "SHARDSERVE_"
+UVICORN_PREFIX = "UVICORN_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,8 @@ class Setting:
     reloadable: bool  # a HUP adopts a change; otherwise it waits for a restart
     argument: bool  # a positional argument of the command line, not a flag
     flag_name: str  # without dashes; "" means the file key
-    fallback_env: tuple[str, ...]  # other people's variables, read after our own
+    uvicorn: bool  # Uvicorn has it, under the same name
+    fallback_env: tuple[str, ...]  # other people's variables, read after our own and Uvicorn's
     unset: str  # what None means, in words
 
     @property
@@ -57,7 +60,13 @@ class Setting:
     @property
     def env(self) -> tuple[str, ...]:
         """The variables that set it, the strongest first."""
-        return (ENV_PREFIX + self.name.upper(), *self.fallback_env)
+        own = (ENV_PREFIX + self.name.upper(),)
+        return own + ((self.uvicorn_env,) if self.uvicorn else ()) + self.fallback_env
+
+    @property
+    def uvicorn_env(self) -> str:
+        """What click calls the variable: by Uvicorn's parameter, which is our name."""
+        return UVICORN_PREFIX + self.name.upper()
 
     def check(self, value: object) -> Any:
         """A Python value, normalised. Raises ValueError."""
@@ -72,19 +81,26 @@ def setting(
     kind: Kind,
     *,
     help: str,
-    group: str,
     unit: str = "",
     suffix: str = "",
     reloadable: bool = True,
     argument: bool = False,
     flag_name: str = "",
+    uvicorn: bool = False,
     fallback_env: tuple[str, ...] = (),
     unset: str = "none",
 ) -> Any:
-    """Declare one field of Config."""
+    """Declare one field of Config. Its group is the class that it stands in."""
     facts = {
-        "kind": kind, "default": default, "help": help, "group": group, "unit": unit,
+        "kind": kind, "default": default, "help": help, "unit": unit,
         "suffix": suffix or unit, "reloadable": reloadable, "argument": argument, "flag_name": flag_name,
-        "fallback_env": fallback_env, "unset": unset,
+        "uvicorn": uvicorn, "fallback_env": fallback_env, "unset": unset,
     }  # fmt: skip
-    return dataclasses.field(default=default, kw_only=not argument, metadata=facts)
+    return dataclasses.field(
+        default=default,
+        kw_only=not argument,
+        repr=not isinstance(kind, Secret),
+        # It may be a dict, which has no hash, or a ConfigParser, which cannot be compared.
+        compare=not isinstance(kind, LogConfig),
+        metadata=facts,
+    )

@@ -2,9 +2,10 @@
 
 Rules of this file: a ``Kind`` knows nothing of the setting it belongs to. It raises ValueError with
 a whole phrase ('"x" is not an integer from 0 to 65535'); who asked puts the setting's name before
-it. A value comes in by one of four doors and leaves normalised, so that equal settings are equal:
+it. A value comes in by one of five doors and leaves normalised, so that equal settings are equal:
 
     from_text    an environment variable or a flag: always a str
+    from_uvicorn a variable of Uvicorn's, which has lists in another form
     from_flag    what click hands over: a str, a bool for a switch, a tuple for a repeatable flag
     from_file    what tomllib made of it
     check        a Python value: a keyword of ``Config`` or an entry of the START message
@@ -32,9 +33,10 @@ _FRAMING_HEADERS = frozenset({"connection", "content-length", "transfer-encoding
 _SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # A number, and a unit of bytes: K, KiB, or the ambiguous KB; B and bytes are what to_text writes.
 _SIZE = re.compile(r"\s*([0-9]{1,15})\s*(?:([KMGT])(iB|B)?|B|bytes?)?\s*", re.IGNORECASE | re.ASCII)
-_WORDS = {
-    "1": True, "true": True, "yes": True, "on": True,
-    "0": False, "false": False, "no": False, "off": False,
+# t, y, f and n are click's, and so Uvicorn's.
+BOOLEAN_WORDS = {
+    "1": True, "true": True, "yes": True, "on": True, "t": True, "y": True,
+    "0": False, "false": False, "no": False, "off": False, "f": False, "n": False,
 }  # fmt: skip
 
 
@@ -63,6 +65,9 @@ class Kind:
 
     def from_text(self, text: str) -> Any:
         return self.check(text)
+
+    def from_uvicorn(self, text: str) -> Any:
+        return self.from_text(text)
 
     def from_flag(self, raw: object) -> Any:
         return self.from_text(raw) if isinstance(raw, str) else self.check(raw)
@@ -160,7 +165,7 @@ class Integer(Kind):
             raise self._wrong(value)
         if self.high is not None and value > self.high:
             raise self._wrong(value)
-        return value
+        return int(value)  # ssl.CERT_REQUIRED and its like are ints with a name
 
     def from_text(self, text: str) -> int:
         if not re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", text):
@@ -245,9 +250,9 @@ class Switch(Kind):
         return value
 
     def from_text(self, text: str) -> bool:
-        if text.strip().lower() not in _WORDS:
+        if text.strip().lower() not in BOOLEAN_WORDS:
             raise ValueError(f"{quote(text)} is not true or false (also 1, 0, yes, no, on, off)")
-        return _WORDS[text.strip().lower()]
+        return BOOLEAN_WORDS[text.strip().lower()]
 
     def to_text(self, value: Any) -> str:
         return quote(value)
@@ -266,10 +271,10 @@ class Choice(Kind):
         return f"one of {', '.join(self.choices)}"
 
     def check(self, value: object) -> str:
-        word = value.strip().lower() if isinstance(value, str) else value
-        if not isinstance(word, str) or word not in self.choices:
-            raise self._wrong(value)
-        return word
+        for word in self.choices if isinstance(value, str) else ():
+            if word.lower() == str(value).strip().lower():
+                return word
+        raise self._wrong(value)
 
 
 @dataclass(frozen=True)
@@ -353,10 +358,14 @@ class Header(Kind):
 
 @dataclass(frozen=True)
 class Many(Kind):
-    """A repeatable flag, a list in the file, ``separator``-separated in the environment."""
+    """A repeatable flag, a list in the file, ``separator``-separated in the environment.
+
+    ``lone``: in Python, as with Uvicorn, text is a list of one.
+    """
 
     item: Kind
     separator: str
+    lone: bool = False
 
     @property
     def metavar(self) -> str:  # type: ignore[override]
@@ -367,10 +376,16 @@ class Many(Kind):
         return f"a list, each entry {self.item.phrase}"
 
     def check(self, value: object) -> tuple[Any, ...]:
-        return tuple(self.item.check(entry) for entry in self._entries(value))
+        entries = [value] if self.lone and isinstance(value, str) else self._entries(value)
+        return tuple(self.item.check(entry) for entry in entries)
 
     def from_text(self, text: str) -> tuple[Any, ...]:
         pieces = (piece.strip() for piece in text.split(self.separator))
+        return tuple(self.item.from_text(piece) for piece in pieces if piece)
+
+    def from_uvicorn(self, text: str) -> tuple[Any, ...]:
+        # click's rule: paths as in $PATH, anything else by white space.
+        pieces = text.split(os.pathsep) if isinstance(self.item, FilePath) else text.split()
         return tuple(self.item.from_text(piece) for piece in pieces if piece)
 
     def from_flag(self, raw: object) -> tuple[Any, ...]:

@@ -29,6 +29,11 @@ def lines(urls: Sequence[str], workers: int, cores: Cores | None) -> list[str]:
     ]
 
 
+def spoken(urls: Sequence[str], *, tls: bool) -> list[str]:
+    """The URLs as clients write them."""
+    return [url.replace("http://", "https://", 1) if tls else url for url in urls]
+
+
 def _placing(workers: int, cores: Cores | None) -> str:
     count = "1 worker" if workers == 1 else f"{workers} workers"
     if cores is None:

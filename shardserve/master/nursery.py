@@ -8,6 +8,7 @@ that is lost is replaced, and until then workers are exec'd, which always works.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from ..net import listeners as net
 from . import slots
 from .affinity import Cores
 from .slots import Process
-from .spawn import WORKER_COMMAND, Worker, describe_exit, start_worker
+from .spares import Spares
+from .spawn import WORKER_COMMAND, Worker, describe_exit, start_silently, start_worker
 from .template import Template, become_subreaper, reap_strangers
 
 log = logging.getLogger("shardserve.master")
@@ -37,11 +39,19 @@ class Nursery:
     """Starts workers; with --preload, keeps the templates that they are forked from."""
 
     def __init__(
-        self, listeners: net.Listeners, cores: Cores, *, command: Sequence[str] = WORKER_COMMAND
+        self,
+        listeners: net.Listeners,
+        cores: Cores,
+        *,
+        command: Sequence[str] = WORKER_COMMAND,
+        terminal: bool = False,
     ) -> None:
+        """``terminal``: workers get our stdin."""
         self._listeners = listeners
         self._cores = cores
         self._command = command
+        self._terminal = terminal
+        self.spares = Spares(self._start_spare)
         self._templates: dict[int, Template] = {}  # by generation
         self._leaving: list[Template] = []
         self._generation = 0
@@ -61,10 +71,22 @@ class Nursery:
         template = self._templates.get(generation)
         if template is not None and template.ready and template.channel.open:
             worker = template.fork(start, now, sockets=sockets)
+        elif (spare := self.spares.take(start, now)) is not None:
+            worker = spare
         else:
-            worker = start_worker(start, now, sockets=sockets, command=self._command)
+            worker = start_worker(start, now, sockets=sockets, command=self._command, terminal=self._terminal)
         log.debug("worker %d starts on core %s", slot, core)
         return Process(worker.handle.pid, slot, generation, started_at=now), worker
+
+    def keep_spare(self, slot: int, config: Config) -> None:
+        """See that one waits for this slot's next start."""
+        entries = self._listeners.of_slot(slot) + self._listeners.shared
+        self.spares.keep(slot, [entry.sock for entry in entries], self.core_of(slot, config))
+
+    def _start_spare(self, slot: int, sockets: Sequence[socket.socket], core: int | None) -> Worker:
+        return start_silently(
+            name=f"worker {slot}", sockets=sockets, command=self._command, core=core, terminal=self._terminal
+        )
 
     def core_of(self, slot: int, config: Config) -> int | None:
         return self._cores.of_slot(slot) if config.affinity else None
@@ -103,7 +125,8 @@ class Nursery:
             self._leaving.append(template)
 
     def close(self, now: float) -> None:
-        """Every template goes."""
+        """Every template goes, and every spare."""
+        self.spares.close()
         self._config = None
         self.keep_only(None, now)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ..config.model import Config, adopt
 from ..errors import ConfigError
+from . import precheck
 from .slots import Process, Slot
 
 log = logging.getLogger("shardserve.master")
@@ -101,7 +102,8 @@ class Roller:
         queue = Rolling.queue_of([] if failure else slots)
         self.rolling = Rolling(config, self._generations, queue, config.reload_parallel, failure=failure)
         if not failure:
-            how = "one at a time" if config.reload_parallel == 1 else f"{config.reload_parallel} at a time"
+            at_once = min(config.reload_parallel, len(queue))
+            how = "one at a time" if at_once == 1 else f"{at_once} at a time"
             log.info("reloading %d worker%s, %s", len(queue), "s" if len(queue) != 1 else "", how)
         return self.rolling
 
@@ -112,6 +114,7 @@ class Roller:
             return running, ""
         try:
             config, waiting = adopt(running, self._reload_config())
+            precheck.check(config)
         except ConfigError as error:
             log.error("not reloading, the old configuration stays: %s", error)
             return running, str(error)

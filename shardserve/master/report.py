@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .._version import __version__
 from ..commands import ServerStatus, WorkerStatus
+from . import banner
 from .crew import Member
 from .slots import Process, Slot, State
 
@@ -26,7 +27,7 @@ def server_status(supervisor: Supervisor, now: float) -> ServerStatus:
         app=supervisor.config.app,
         phase=_phase(supervisor),
         uptime_s=round(now - supervisor.started_at, 3),
-        urls=supervisor.urls,
+        urls=banner.spoken(supervisor.urls, tls=bool(supervisor.config.ssl_certfile)),
         generation=supervisor.generation,
         workers=supervisor.wanted,
         reloads=supervisor.roller.reloads,
@@ -44,8 +45,8 @@ def worker_statuses(supervisor: Supervisor, now: float) -> list[WorkerStatus]:
         members = [supervisor.crew[process] for process in slot.processes() if process in supervisor.crew]
         found += [_worker(supervisor, slot, member, now) for member in members]
         if slot.wanted and slot.current is None and slot.starting is None:
-            retry_s = max(0.0, (slot.retry_at or now) - now)
-            note = f"starts again in {retry_s:.1f} s"
+            retry_s = None if slot.retry_at is None else max(0.0, slot.retry_at - now)
+            note = "waits for changes" if retry_s is None else f"starts again in {retry_s:.1f} s"
             found.append(
                 WorkerStatus(slot.number, _name(slot.state), restarts=dict(slot.restarts), note=note)
             )

@@ -13,12 +13,14 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
+from ..config import uvicorn
 from ..config.model import Config
 from ..errors import StartupError
 from ..net import listeners as net
-from ..observe import logs
-from . import affinity, banner
+from ..observe import log_config, logs
+from . import affinity, banner, devreload, precheck
 from .notify import Notifier
 from .nursery import Nursery
 from .outside import Outside
@@ -36,18 +38,20 @@ def serve(
     reload_config: ReloadConfig | None = None,
     *,
     worker_command: Sequence[str] = WORKER_COMMAND,
+    settings_file: Path | None = None,
 ) -> int:
     """Run the server until it is told to stop; returns the exit code. Call it from the main thread.
 
     ``reload_config`` is asked for a fresh Config at HUP; without it a reload renews only the code.
-    ``worker_command`` starts a worker; the control pipe's descriptor is appended to it.
+    ``worker_command`` starts a worker; the control pipe's descriptor is appended to it. ``settings_file``
+    was read for ``config``; with --reload its changes count, too.
     """
     logs.configure(config)
     takeover = None
     try:
         takeover = Takeover.from_environ(os.environ)
         with Signals() as signals:
-            return _serve(config, reload_config, signals, worker_command, takeover)
+            return _serve(config, reload_config, signals, worker_command, takeover, settings_file)
     except StartupError as error:
         log.critical("%s", error)
         if takeover is not None:
@@ -61,10 +65,14 @@ def _serve(
     signals: Signals,
     worker_command: Sequence[str],
     takeover: Takeover | None,
+    settings_file: Path | None,
 ) -> int:
+    precheck.check(config)
     note, low_limit = banner.raise_descriptor_limit()
     usable = affinity.usable()
-    workers = config.workers or usable.workers
+    workers = config.workers or (1 if config.reload else usable.workers)
+    terminal = config.reload and devreload.has_terminal(workers)
+    config = devreload.settled(config, terminal=terminal)
     inherited = [net.Inherited.from_plain(one) for one in takeover.listeners] if takeover is not None else []
     binds = net.wanted(config, inherited=inherited)
     cores = usable.spread(workers, seed=f"{socket.gethostname()} {', '.join(map(str, binds))}")
@@ -80,18 +88,25 @@ def _serve(
         core_of=cores.of_slot if config.affinity else None,
     )
     try:
-        for line in banner.lines(listeners.urls, workers, cores if config.affinity else None):
+        urls = banner.spoken(listeners.urls, tls=bool(config.ssl_certfile))
+        for line in banner.lines(urls, workers, cores if config.affinity else None):
             log.info("%s", line)
         crowded = banner.crowding_warning(workers, cores) if config.affinity else None
         unused = net.activation_warning(config)
-        for warning in (net.backlog_warning(config.backlog), crowded, low_limit, unused):
+        accepted = uvicorn.compatibility_warnings(config)
+        rotated = log_config.rotation_warning(workers + 1)
+        for warning in (net.backlog_warning(config.backlog), crowded, low_limit, unused, rotated, *accepted):
             if warning:
                 log.warning("%s", warning)
         if note:
             log.debug("%s", note)
-        nursery = Nursery(listeners, cores, command=worker_command)
+        nursery = Nursery(listeners, cores, command=worker_command, terminal=terminal)
         outside = Outside(config, notifier=Notifier.from_environ(os.environ), takeover=takeover)
-        supervisor = Supervisor(config, listeners, nursery, signals, outside, reload_config=reload_config)
-        return supervisor.run(workers, first=first)
+        parts = config, listeners, nursery, signals, outside
+        if not config.reload:
+            return Supervisor(*parts, reload_config=reload_config).run(workers, first=first)
+        with devreload.kept_terminal(there=terminal):
+            watching = devreload.for_developer(*parts, reload_config, settings_file, terminal=terminal)
+            return watching.run(workers, first=first)
     finally:
         listeners.close()

@@ -90,6 +90,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (_S.RELOADING, _E.START_LOST): (_S.READY, ()),  # the old one keeps serving
     (_S.RELOADING, _E.SERVER_LOST): (_S.STARTING, ()),
     (_S.RELOADING, _E.LEAVES): (_S.STARTING, (_A.PART,)),
+    (_S.RELOADING, _E.RELOAD): (_S.RELOADING, (_A.STOP, _A.SPAWN)),  # --reload: the code has changed again
     (_S.RELOADING, _E.RETIRE): (_S.DRAINING, (_A.STOP, _A.DRAIN)),
     #
     (_S.BACKOFF, _E.DUE): (_S.STARTING, (_A.SPAWN,)),

@@ -1,9 +1,9 @@
 """Starting one process, and the words for how one ended.
 
 Rules of this file: a worker is exec'd: it inherits its listening sockets, its end of the control
-pipe, its page of figures, stdout and stderr, and nothing else. (With --preload it is forked by a
-template instead, which is started here too: ``template.py``.) Which slot, when, and what follows is
-the supervisor's.
+pipe, its page of figures, stdout and stderr, and nothing else; its stdin is /dev/null, except at a
+developer's terminal (``devreload.py``). (With --preload it is forked by a template instead, which is
+started here too: ``template.py``.) Which slot, when, and what follows is the supervisor's.
 
 - A worker leads a session of its own. So a Ctrl-C, a Ctrl-\\ or a Ctrl-Z at the terminal reaches the
   master alone, which then stops the workers in order; and a worker may write to the terminal
@@ -59,6 +59,7 @@ def start_worker(
     *,
     sockets: Sequence[socket.socket],
     command: Sequence[str] = WORKER_COMMAND,
+    terminal: bool = False,
 ) -> Worker:
     """Start a process and send it START. ``sockets`` are the listeners that START names.
 
@@ -72,6 +73,7 @@ def start_worker(
         sockets=sockets,
         command=command,
         core=start.core,
+        terminal=terminal,
     )
 
 
@@ -83,35 +85,65 @@ def start_process(
     sockets: Sequence[socket.socket] = (),
     command: Sequence[str] = WORKER_COMMAND,
     core: int | None = None,
+    terminal: bool = False,
 ) -> Worker:
     """Start a process and send it its first message, which is made with the number of its page."""
     page = Page.create(f"shardserve {name}")
+    try:
+        message = first_word(page.fd)
+        control.encode(message)  # what cannot be sent should fail before there is a process
+    except BaseException:
+        page.close()
+        raise
+    worker = _exec(page, name=name, sockets=sockets, command=command, core=core, terminal=terminal)
+    worker.channel.send(message, now)
+    return worker
+
+
+def start_silently(
+    *,
+    name: str,
+    sockets: Sequence[socket.socket],
+    command: Sequence[str] = WORKER_COMMAND,
+    core: int | None = None,
+    terminal: bool = False,
+) -> Worker:
+    """Start a process that waits for its first message. Raises OSError."""
+    page = Page.create(f"shardserve {name}")
+    return _exec(page, name=name, sockets=sockets, command=command, core=core, terminal=terminal)
+
+
+def _exec(
+    page: Page,
+    *,
+    name: str,
+    sockets: Sequence[socket.socket],
+    command: Sequence[str],
+    core: int | None,
+    terminal: bool,
+) -> Worker:
+    """Takes the page over. ``terminal``: it gets our stdin, for a debugger's prompt."""
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except BaseException:
         page.close()
         raise
     try:
-        message = first_word(page.fd)
-        control.encode(message)  # what cannot be sent should fail before there is a process
         with theirs:
             process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
+                stdin=None if terminal else subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), page.fd, *(sock.fileno() for sock in sockets)),
                 env=environment_for_workers(os.environ),
                 start_new_session=True,
             )
     except BaseException:
-        theirs.close()
         ours.close()
         page.close()
         raise
     if core is not None:
         affinity.pin(process.pid, core)
-    channel = Channel(ours, f"{name} (pid {process.pid})")
-    channel.send(message, now)
-    return Worker(process, channel, page)
+    return Worker(process, Channel(ours, f"{name} (pid {process.pid})"), page)
 
 
 def signal_name(number: int) -> str:

@@ -31,7 +31,7 @@ from ..config.model import Config
 from ..errors import AppImportError, LifespanError, ShardserveError
 from ..net import listeners as net
 from ..observe import logs
-from . import orders, slots
+from . import lending, orders, slots
 from .crew import Crew, Member
 from .health import LOOK_S, Limits
 from .nursery import Nursery
@@ -53,7 +53,9 @@ class Phase(IntEnum):
 
 
 class Supervisor:
-    """The state of the master and its loop. ``run`` it once."""
+    """The state of the master and its loop. ``run`` it once. With --reload: ``devreload.py``."""
+
+    kill_after_s = slots.KILL_AFTER_S
 
     def __init__(
         self,
@@ -127,7 +129,8 @@ class Supervisor:
         self._roll(now)
         self._scale(now)
         self._timers(now)
-        self._lend(now)
+        if self.phase is Phase.SERVING:
+            lending.lend(self.slots, self._listeners, self.crew, now)
         for request in self._outside.requests(now):
             orders.obey(self, request, now)
 
@@ -156,20 +159,25 @@ class Supervisor:
         """Sleep until something happens: a signal, a message, room in a pipe, a deadline, the next look."""
         poll = select.poll()
         poll.register(self._signals.fileno(), select.POLLIN)
-        for fd, events in [*self.crew.watched(), *self._nursery.watched(), *self._outside.watched()]:
+        for fd, events in self._watched():
             poll.register(fd, events)
-        deadlines = [
+        soonest = min((at for at in self._deadlines(now) if at is not None), default=None)
+        # Rounded up: a deadline that is not quite there would have us turn for nothing.
+        poll.poll(None if soonest is None else max(0, int((soonest - now) * 1000) + 1))
+        for number in self._signals.take():
+            orders.note(self, number)
+
+    def _watched(self) -> list[tuple[int, int]]:
+        return [*self.crew.watched(), *self._nursery.watched(), *self._outside.watched()]
+
+    def _deadlines(self, now: float) -> list[float | None]:
+        return [
             slots.next_deadline(self.slots.values()),
             self.crew.stuck_deadline(),
             self._nursery.next_deadline(),
             self._outside.next_deadline(),
             now + LOOK_S if len(self.crew) else None,
         ]
-        soonest = min((at for at in deadlines if at is not None), default=None)
-        # Rounded up: a deadline that is not quite there would have us turn for nothing.
-        poll.poll(None if soonest is None else max(0, int((soonest - now) * 1000) + 1))
-        for number in self._signals.take():
-            orders.note(self, number)
 
     # Hearing
 
@@ -229,7 +237,7 @@ class Supervisor:
         log.info("%s drains (%s); another one takes its place", process, reason)
         slots.forgive(slot, process, now)
         slot.restarts[reason] += 1
-        process.kill_by(now + self.config.timeout_graceful_shutdown_s + slots.KILL_AFTER_S)
+        process.kill_by(now + self.config.timeout_graceful_shutdown_s + self.kill_after_s)
         self._step(slot, Event.LEAVES, now)
         self._tell_delay(slot, now)
 
@@ -339,9 +347,12 @@ class Supervisor:
 
     # Rolling: reloads and recycling
 
+    def _may_roll(self) -> bool:
+        return self.phase is Phase.SERVING
+
     def _roll(self, now: float) -> None:
         """Go on with the replacement until workers have to be waited for."""
-        if self.phase is not Phase.SERVING or self._outside.upgrading:
+        if not self._may_roll() or self._outside.upgrading:
             return
         rolling = self.roller.rolling
         if rolling is None or (self.roller.asked and not rolling.active):
@@ -385,7 +396,7 @@ class Supervisor:
         if rolling.generation != self.generation:
             self.config, self.generation = rolling.config, rolling.generation
             self._nursery.adopt(self.config, self.generation, now)
-            logs.configure(self.config)
+            logs.reconfigure(self.config)
 
     def _rolled(self, rolling: Rolling, now: float) -> None:
         self._nursery.keep_only(self.generation, now)
@@ -431,25 +442,6 @@ class Supervisor:
             if event is not None:
                 self._step(slot, event, now)
 
-    # Listeners of slots where nobody serves
-
-    def _lend(self, now: float) -> None:
-        """See that every queue has someone who accepts from it.
-
-        Also while a worker starts again: its imports may take long, and the kernel goes on dealing
-        connections to its slot. Not during the first start, when all come up together.
-        """
-        if self.phase is not Phase.SERVING:
-            return
-        for slot, carrier in slots.returns(self.slots):
-            self.crew.send(carrier, control.Release(slot.number), now)
-        for slot, carrier in slots.lendings(self.slots):
-            entries = self._listeners.made_for(slot.number)
-            if entries:  # a unix socket is everybody's anyway
-                log.info("worker %d accepts for slot %d meanwhile", carrier.slot, slot.number)
-                message = control.Adopt(slot.number, [entry.url for entry in entries])
-                self.crew.send(carrier, message, now, [entry.sock for entry in entries])
-
     # Effects
 
     def _step(self, slot: Slot, event: Event, now: float) -> None:
@@ -487,6 +479,6 @@ class Supervisor:
         last = self.phase >= Phase.STOPPING and not self._outside.handed_over
         grace_s = 0.0 if last else config.timeout_drain_idle_s
         deadline_s = config.timeout_graceful_shutdown_s
-        process.kill_by(now + deadline_s + slots.KILL_AFTER_S)
+        process.kill_by(now + deadline_s + self.kill_after_s)
         message = control.Drain(grace_s, deadline_s, config.timeout_drain_streams_s)
         self.crew.send(process, message, now, last=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from .formatters import SWITCHING_PROTOCOLS, WEBSOCKET, status_text
 from .logs import printable
 
 Client = tuple[str, int] | None
@@ -29,13 +30,8 @@ SHARED_WRITE_BYTES = select.PIPE_BUF
 
 # What may stand between the quotes as it is. Out: controls, space, non-ASCII, and the two characters
 # that could forge a field, the quote and the backslash (nginx escapes the same set, as \xNN).
-_SAFE = bytes(code for code in range(0x21, 0x7F) if chr(code) not in '"\\')
+SAFE = bytes(code for code in range(0x21, 0x7F) if chr(code) not in '"\\')
 _NEWLINE = 0x0A
-# What the native side calls the method of a WebSocket handshake. A client may send it as a method too:
-# its line then lacks the version, and can never say "accepted".
-WEBSOCKET = "WebSocket"
-_SWITCHING_PROTOCOLS = 101
-_STATUS_COLOURS = {1: "97", 2: "32", 3: "33", 4: "31", 5: "91"}
 
 
 class AccessLog:
@@ -55,7 +51,7 @@ class AccessLog:
         bold, plain = ("\x1b[1m", "\x1b[0m") if colours else ("", "")
         self._start = "\x1b[32mINFO\x1b[0m:     " if colours else "INFO:     "
         self._open, self._close = f' - "{bold}', f'{plain}" '
-        self._outcomes = {status.value: _outcome(status.value, colours) for status in HTTPStatus}
+        self._outcomes = {status.value: status_text(status.value, colours) for status in HTTPStatus}
         self._colours = colours
         self._lines: list[str] = []
         self._size = 0
@@ -67,18 +63,22 @@ class AccessLog:
 
     def __call__(self, client: Client, method: str, target: bytes, http_version: str, status: int) -> None:
         # The first test is the cheapest way to ask "any other byte than these?": one C call.
-        text = _escaped(target) if target.translate(None, _SAFE) else target.decode("ascii")
+        text = escaped(target) if target.translate(None, SAFE) else target.decode("ascii")
         peer = f"{client[0]}:{client[1]}" if client else ""
         if not peer.isprintable():  # an address that a proxy named can hold anything
             peer = printable(peer)
         if method == WEBSOCKET:
-            what = "[accepted]" if status == _SWITCHING_PROTOCOLS else status
+            # A client may send this as a method too: its line lacks the version, and never says "accepted".
+            what = "[accepted]" if status == SWITCHING_PROTOCOLS else status
             line = f'{self._start}{peer} - "{method} {text}" {what}\n'
         else:
-            outcome = self._outcomes.get(status) or _outcome(status, self._colours)
+            outcome = self._outcomes.get(status) or status_text(status, self._colours)
             line = (
                 f"{self._start}{peer}{self._open}{method} {text} HTTP/{http_version}{self._close}{outcome}\n"
             )
+        self._add(line)
+
+    def _add(self, line: str) -> None:
         if not self._lines:
             self._schedule(self.flush)
         self._lines.append(line)
@@ -157,15 +157,11 @@ def _write_size(fd: int) -> int:
     return BATCH_BYTES if regular else SHARED_WRITE_BYTES
 
 
-def _outcome(status: int, colours: bool) -> str:
-    """``200 OK``; an unknown status keeps Uvicorn's trailing space, so that columns split alike."""
-    try:
-        text = f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        text = f"{status} "
-    colour = _STATUS_COLOURS.get(status // 100)
-    return f"\x1b[{colour}m{text}\x1b[0m" if colours and colour else text
+def address_text(client: Client) -> str:
+    """``127.0.0.1:50000``; empty for a client without an address, as in Uvicorn's lines."""
+    return printable(f"{client[0]}:{client[1]}") if client else ""
 
 
-def _escaped(target: bytes) -> str:
-    return "".join(chr(code) if code in _SAFE else f"\\x{code:02x}" for code in target)
+def escaped(target: bytes) -> str:
+    """A target with every byte but the harmless ones as ``\\xNN``."""
+    return "".join(chr(code) if code in SAFE else f"\\x{code:02x}" for code in target)

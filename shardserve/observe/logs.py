@@ -1,27 +1,31 @@
 """What shardserve logs, in which shape, and what may never get into a log raw.
 
 Rules of this file: standard ``logging`` and nothing of the event loop, because the master uses it
-too. Loggers are ``shardserve`` and its children ``shardserve.master``, ``shardserve.worker`` and
-``shardserve.error``; one handler, on stderr, sits on the parent. Text that came from the wire (a
-target, a method, a reason, an address) goes through ``printable`` before it is put into a message:
-a log line is one line. Access lines are not here (``access.py``): they do not use ``logging``.
+too. Loggers are ``shardserve`` and its children (``names.py``); one handler, on stderr, sits on the parent,
+unless a log config says otherwise (``log_config.py``). Text that came from the wire (a target, a method, a
+reason, an address) goes through ``printable`` before it is put into a message: a log line is one line.
+Access lines are not here (``access.py``): they do not use ``logging`` unless somebody wants it.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import IO, Any, Protocol
 
-from ..errors import ClientDisconnected
-from . import tracebacks
+from ..errors import ClientDisconnected, ConfigError
+from . import formatters, log_config, names, tracebacks
+from .formatters import TRACE, become, wants_colours
 
-TRACE = 5
-LOGGER_NAMES = ("shardserve", "shardserve.master", "shardserve.worker", "shardserve.error")
+LOGGER_NAMES = names.OUR_LOGGERS
+__all__ = [
+    "LOGGER_NAMES", "TRACE", "Client", "RejectReporter", "address", "app_error_reporter", "become",
+    "configure", "enable", "flush", "is_disconnect", "level_number", "log_error", "printable", "reconfigure",
+    "traces", "wants_colours",
+]  # fmt: skip
 
 Client = tuple[str, int] | None
 
@@ -36,20 +40,10 @@ _LEVELS = {
     "debug": logging.DEBUG,
     "trace": TRACE,
 }
-# SGR codes, the same colour per level as Uvicorn's, so that eyes trained on it stay right.
-_COLOURS = {
-    TRACE: "34",
-    logging.DEBUG: "36",
-    logging.INFO: "32",
-    logging.WARNING: "33",
-    logging.ERROR: "31",
-    logging.CRITICAL: "91",
-}
 # RFC 9110's names, as the client is told them; http.HTTPStatus has them since Python 3.13.
 _PHRASES = {413: "Content Too Large", 414: "URI Too Long"}
 # RFC 6455 §7.4.2: close codes begin where no status of HTTP is.
 FIRST_CLOSE_CODE = 1000
-_PREFIX_WIDTH = 8  # of the longest level name, so that messages line up
 
 
 class LogSettings(Protocol):
@@ -59,38 +53,91 @@ class LogSettings(Protocol):
     def log_level(self) -> Any: ...
     @property
     def use_colors(self) -> bool | None: ...
+    @property
+    def access_log(self) -> bool: ...
+    @property
+    def log_config(self) -> Any: ...
+    @property
+    def log_format(self) -> str: ...
+    @property
+    def app_dir(self) -> str: ...
 
 
 # Setting up
 
 
 def configure(config: LogSettings, *, slot: int | None = None, stream: IO[str] | None = None) -> None:
-    """Set up our loggers for this process. ``slot``: this is a worker, and its lines say which.
+    """Set up the loggers for this process. ``slot``: this is a worker, and its lines say which.
 
-    Calling it again replaces what an earlier call set up. The root logger is the app's: untouched.
+    Calling it again replaces what an earlier call set up. The root logger is the app's: untouched, unless
+    ``--log-config`` names it. Raises ConfigError for a log config that cannot be had.
     """
     logging.addLevelName(TRACE, "TRACE")
-    out = sys.stderr if stream is None else stream
-    handler = logging.StreamHandler(out)
-    who = "" if slot is None else f"[worker {slot}, pid {os.getpid()}] "
-    handler.setFormatter(_Formatter(who=who, colours=wants_colours(out, config.use_colors)))
-    parent = logging.getLogger(LOGGER_NAMES[0])
-    parent.handlers[:] = [handler]
-    parent.setLevel(level_number(config.log_level))
-    parent.propagate = False
-    enable()
+    become(slot)
+    if config.log_config is not None:
+        log_config.apply(
+            config.log_config,
+            level=None if config.log_level is None else level_number(config.log_level),
+            access_log=config.access_log,
+            use_colors=config.use_colors,
+            app_dir=config.app_dir,
+        )
+        names.watch(watching=False)
+        return
+    _our_own(config, sys.stderr if stream is None else stream)
+
+
+def reconfigure(config: LogSettings) -> None:
+    """``configure`` for a running master, which a log config that has become wrong must not end."""
+    try:
+        configure(config)
+    except ConfigError as error:
+        _our_own(config, sys.stderr)
+        logging.getLogger("shardserve.master").error("%s; the master logs on stderr instead", error)
+
+
+def _our_own(config: LogSettings, out: IO[str]) -> None:
+    """Ours, and Uvicorn's in the same shape: many apps write to ``uvicorn.error``, or change its handlers."""
+    names.reset()
+    level = level_number(config.log_level)
+    ours, theirs, access = (logging.StreamHandler(stream) for stream in (out, out, sys.stdout))
+    if config.log_format == "json":
+        for handler in (ours, theirs, access):
+            handler.setFormatter(formatters.JsonFormatter())
+    else:
+        colours = wants_colours(out, config.use_colors)
+        ours.setFormatter(formatters.ServerFormatter(colours=colours))
+        theirs.setFormatter(formatters.ServerFormatter(colours=colours, raw=True))
+        fmt = formatters.ACCESS_FORMAT
+        access.setFormatter(formatters.AccessFormatter(fmt, use_colors=config.use_colors))
+    names.install(names.OURS, level, [ours])
+    names.install(names.THEIRS, level, [theirs])
+    for name in (names.THEIR_ERROR, names.THEIR_ASGI):
+        logging.getLogger(name).setLevel(level)
+    for name in (names.OUR_ACCESS, names.THEIR_ACCESS):
+        names.install(name, level, [access] if config.access_log else [])
+    names.watch(watching=True)
 
 
 def enable() -> None:
-    """Undo what an app's ``logging.config`` did to us in passing.
+    """Call it after the app's import: undoes what an app's ``logging.config`` did to us in passing."""
+    names.enable()
 
-    ``dictConfig`` and ``fileConfig`` disable every logger that exists and is not named in them
-    (``disable_existing_loggers`` is true by default). A server that falls silent because an app
-    set up its own logs is a trap, so the worker calls this after the app's import. Loggers that
-    the app *names* keep the handlers and levels it gave them.
-    """
-    for name in LOGGER_NAMES:
-        logging.getLogger(name).disabled = False
+
+def debug_info(info: object) -> None:
+    """What an app says of a response for people who look for a mistake (ASGI extensions, "Debug")."""
+    names = ", ".join(sorted(map(str, info))) if isinstance(info, dict) else type(info).__name__
+    logging.getLogger("shardserve.worker").debug("Debug information of the app: %s", printable(names))
+
+
+def debugs() -> bool:
+    """Whether anybody would see it: frameworks gather it only if it is asked for."""
+    return logging.getLogger("shardserve.worker").isEnabledFor(logging.DEBUG)
+
+
+def traces() -> bool:
+    """Whether ASGI messages are logged: the level of the server log is TRACE (``asgi/trace.py``)."""
+    return names.target_of("shardserve.error").getEffectiveLevel() <= TRACE
 
 
 def level_number(level: str | int | None) -> int:
@@ -100,45 +147,14 @@ def level_number(level: str | int | None) -> int:
     return _LEVELS.get((level or "info").lower(), logging.INFO)
 
 
-def wants_colours(stream: IO[str] | None, use_colors: bool | None) -> bool:
-    """The flag when given; else only on a terminal, and not against NO_COLOR (no-color.org)."""
-    if use_colors is not None:
-        return use_colors
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return False
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # a closed stream
-        return False
-
-
 def flush() -> None:
     """Push out what the handlers hold. A stream that is gone is not a reason to fail an exit."""
-    for handler in logging.getLogger(LOGGER_NAMES[0]).handlers:
+    loggers = [logging.getLogger(name) for name in (*names.OUR_LOGGERS, *names.THEIR_LOGGERS)]
+    for handler in {one for logger in (logging.root, *loggers) for one in logger.handlers}:
         try:
             handler.flush()
         except (OSError, ValueError):
             continue
-
-
-class _Formatter(logging.Formatter):
-    """``INFO:     [worker 0, pid 7] message``: Uvicorn's shape, plus who speaks."""
-
-    def __init__(self, *, who: str, colours: bool) -> None:
-        super().__init__("%(message)s")
-        self._who = who
-        self._colours = colours
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        name = record.levelname
-        padding = " " * (_PREFIX_WIDTH - len(name))
-        if self._colours and record.levelno in _COLOURS:
-            name = f"\x1b[{_COLOURS[record.levelno]}m{name}\x1b[0m"
-        # Whoever builds a message minds what is in it (printable); that nobody forgot is seen to here.
-        return f"{name}:{padding} {self._who}{tracebacks.defused(record.message)}"
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's name)
-        return tracebacks.trimmed(ei[1])
 
 
 # Text from the wire
@@ -175,9 +191,22 @@ def app_error_reporter(
             # Cancelled at a deadline; the worker says how many it cut. Not the app's error.
             logger.debug("Request cancelled: %s", request)
         else:
-            logger.error("Exception in ASGI application: %s\n%s", request, tracebacks.trimmed(error))
+            log_error(logger, f"Exception in ASGI application: {request}", error)
 
     return report
+
+
+def log_error(logger: logging.Logger, text: str, error: BaseException) -> None:
+    """Log ``text`` with the traceback of ``error``, without our frames and with nothing raw in it.
+
+    The record has the error as well (``exc_info``), for handlers that report errors elsewhere.
+    """
+    if not logger.isEnabledFor(logging.ERROR):
+        return
+    raised = (type(error), error, error.__traceback__)
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s", (text,), raised)
+    record.exc_text = tracebacks.trimmed(error)  # a formatter takes this, and makes none of its own
+    logger.handle(record)
 
 
 def is_disconnect(error: BaseException) -> bool:

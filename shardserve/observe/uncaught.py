@@ -12,8 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .logs import is_disconnect, printable
-from .tracebacks import trimmed
+from .logs import is_disconnect, log_error, printable
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -57,7 +56,7 @@ def _report(what: str, error: BaseException | None) -> None:
     elif is_disconnect(error):
         log.debug("%s: the client disconnected", what)
     else:
-        log.error("%s\n%s", what, trimmed(error))
+        log_error(log, what, error)
 
 
 def _shown(thing: object) -> str:

@@ -24,18 +24,24 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TextIO
 
 import uvloop
 
 from .. import _native, control
+from ..asgi import static
+from ..asgi.forwarded import ProxyHeaders
 from ..asgi.importer import load_app
+from ..asgi.interface import adapt, http_only
 from ..asgi.lifespan import Lifespan
+from ..asgi.trace import traced
+from ..asgi.trust import Trust
+from ..config import envfile
 from ..config.model import Config, from_json
-from ..errors import AppImportError, ControlError
-from ..observe import logs, uncaught
-from ..observe.access import AccessLog
+from ..errors import AppImportError, ConfigError, ControlError
+from ..net import tls
+from ..observe import access_sink, logs, uncaught
 from ..stats import Page
 from ..types import ASGIApp
 from . import template
@@ -43,6 +49,7 @@ from .admission import Admission
 from .channel import Channel, close_all, shortened
 from .heartbeat import watch_for_dumps
 from .limits import request_limits
+from .opening import opening_for
 from .orphan import end_after_the_master
 from .server import EXIT_DRAINED, EXIT_FAILED, Logs, Plan, Server
 
@@ -84,14 +91,17 @@ def run(control_fd: int) -> NoReturn:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     if app is None:
-        logs.configure(config, slot=start.slot)
+        _configure_logs(channel, config, slot=start.slot)
         app = _import(channel, config)
         asyncio.set_event_loop(loop)  # again: an app that calls asyncio.run() at import unsets it
-    server = build(plan, config, app, channel=channel, loop=loop)
+    try:
+        server = build(plan, config, app, channel=channel, loop=loop)
+    except ConfigError as error:  # a directory of --static is not there
+        _fail(channel, "start", str(error))
     code = loop.run_until_complete(server.run())
     if server.stopped:
         leave_at_once(code)
-    _close_loop(loop)
+    close_loop(loop)
     leave(code)
 
 
@@ -177,15 +187,30 @@ def _watch_for_dumps(page: Page | None, outgrown: Page | None) -> None:
         outgrown.close()
 
 
+def _configure_logs(channel: Channel, config: Config, *, slot: int | None = None) -> None:
+    try:
+        logs.configure(config, slot=slot)
+    except ConfigError as error:  # of a log config that the master could load
+        _fail(channel, "start", str(error))
+
+
 def _import(channel: Channel, config: Config, *, preloading: bool = False) -> ASGIApp:
     uncaught.install()
     try:
-        app = load_app(config.app, app_dir=config.app_dir, factory=config.factory)
-    except AppImportError as error:
+        envfile.apply(config.env_file, os.environ)
+        app = load_app(
+            config.app, app_dir=config.app_dir, factory=config.factory, interface=config.interface
+        )
+    except (AppImportError, ConfigError) as error:
         text = str(error)
         _fail(channel, "import", text + (NO_LOOP_HINT if preloading and NO_LOOP in text else ""))
     logs.enable()
-    return app
+    return adapt(
+        app,
+        config.interface,
+        threads=config.wsgi_threads,
+        underscores=config.underscore_headers == "allow",
+    )
 
 
 def _fail(channel: Channel, stage: str, text: str) -> NoReturn:
@@ -205,8 +230,7 @@ def _preload(channel: Channel, preload: control.Preload) -> Beginning:
     except Exception as error:
         _fail(channel, "start", f"PRELOAD cannot be obeyed: {error}")
     watch_for_dumps(page)
-    logs.configure(config)
-    handlers = list(logging.getLogger(logs.LOGGER_NAMES[0]).handlers)
+    _configure_logs(channel, config)
     asyncio.set_event_loop(None)  # or asyncio makes one for whoever asks (until Python 3.14)
     app = _import(channel, config, preloading=True)
     template.warn_of_threads()
@@ -217,8 +241,7 @@ def _preload(channel: Channel, preload: control.Preload) -> Beginning:
     if birth is None:
         # At once: exit handlers of the app would tidy up what its workers still use.
         leave_at_once(EXIT_DRAINED)
-    if logging.getLogger(logs.LOGGER_NAMES[0]).handlers == handlers:  # the app has set up no others
-        logs.configure(config, slot=birth.start.slot)
+    logs.become(birth.start.slot)
     return Beginning(birth.channel, birth.start, app=app, outgrown=page)
 
 
@@ -226,13 +249,29 @@ def _preload(channel: Channel, preload: control.Preload) -> Beginning:
 
 
 def build(
-    plan: Plan, config: Config, app: ASGIApp, *, channel: Channel, loop: asyncio.AbstractEventLoop
+    plan: Plan,
+    config: Config,
+    app: ASGIApp,
+    *,
+    channel: Channel,
+    loop: asyncio.AbstractEventLoop,
+    certificates: tls.Certificates | None = None,
 ) -> Server:
-    """The server of ``app``. Call it where the app was imported: it captures the context variables."""
+    """The server of ``app``. Call it where the app was imported: it captures the context variables.
+    ``certificates``: in the place of those that ``config`` names. Raises ConfigError for a directory of
+    ``--static`` that is not there.
+    """
+    if http_only(app):
+        config = replace(config, lifespan="off", ws="none")
     # Each request runs in a copy of what the app's import set; copying is O(1).
     context = None if config.reset_contextvars else contextvars.copy_context()
-    access = _access_log(config, loop)
+    app = traced(app) if logs.traces() else app
+    access = access_sink.batches(config, schedule=loop.call_soon)
     rejects = logs.RejectReporter()
+    given = {name.lower() for name, _ in config.headers}  # Uvicorn: --header Server:x is in the place of ours
+    trust = Trust(config.forwarded_allow_ips)
+    proxy = ProxyHeaders(trust, config.forwarded_fields.split(",")) if config.proxy_headers else None
+    static_routes = static.routes(config)
 
     def make_factory(state: dict[str, Any], admission: Admission) -> _native.ProtocolFactory:
         return _native.ProtocolFactory(
@@ -242,13 +281,17 @@ def build(
             state=state,
             root_path=config.root_path,
             headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in config.headers],
-            server_header=config.server_header,
-            date_header=config.date_header,
+            server_header=config.server_header and "server" not in given,
+            date_header=config.date_header and "date" not in given,
             on_app_error=logs.app_error_reporter(),
             on_reject=rejects,
-            access=access,
+            access=access_sink.settled(access),
             max_fd=admission.max_fd,
             on_crowded=admission.on_crowded,
+            proxy=proxy,
+            static=static_routes,
+            on_debug=logs.debug_info if logs.debugs() else None,
+            tls_info=tls.info if certificates is not None or tls.is_on(config) else None,
             **request_limits(config),
         )
 
@@ -258,21 +301,14 @@ def build(
         lifespan=Lifespan(app, config.lifespan),
         make_factory=make_factory,
         logs=Logs(access=access, rejects=rejects),
+        make_opening=lambda factory: opening_for(config, factory, rejects, certificates),
     )
-
-
-def _access_log(config: Config, loop: asyncio.AbstractEventLoop) -> AccessLog | None:
-    """Access lines are INFO, as in Uvicorn: --log-level warning silences them too."""
-    if not config.access_log or logs.level_number(config.log_level) > logging.INFO:
-        return None
-    colours = logs.wants_colours(sys.stdout, config.use_colors)
-    return AccessLog(schedule=loop.call_soon, colours=colours)
 
 
 # The end
 
 
-def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
     """What asyncio.run() does at its end, but within a time limit."""
     leftover = asyncio.all_tasks(loop)
     for task in leftover:

@@ -11,6 +11,9 @@ accepts with it and closes what it got, until the queue is empty): their clients
 our own: about a third more CPU per connection, but one that cannot be accepted stays in the queue.
 PAUSED accepts nothing.
 
+Connections that have something before HTTP (``opening.py``) are accepted by us in any case: in FAST several
+at a time, and in neither way while too many are being opened. So are those of a loop that is not uvloop's.
+
 We hold each socket under a descriptor of our own, and uvloop gets a copy: its way can then be left
 for another when there is no descriptor to be had.
 """
@@ -25,6 +28,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from .opening import Opening
 
 ProtocolMaker = Callable[[], asyncio.BaseProtocol]
 
@@ -49,6 +54,8 @@ _PASSING = {
     errno.ENOPROTOOPT,
     errno.EOPNOTSUPP,
 }
+# Of ours in mode FAST, in one turn of the loop: those that are open get theirs, too.
+_ACCEPTS_AT_ONCE = 16
 # At a stop, how long to wait for descriptors that other connections give back, and how often to look.
 _LAST_CALL_S = 1.0
 _LAST_CALL_RETRY_S = 0.02
@@ -64,7 +71,7 @@ class Mode(Enum):
 
 @dataclass(slots=True, eq=False)
 class _Listener:
-    """One listening socket. ``server`` accepts in mode FAST, on a copy; ``reading``: mode CAREFUL."""
+    """One listening socket. ``server``: uvloop accepts, on a copy; ``reading``: we do."""
 
     sock: socket.socket
     server: asyncio.AbstractServer | None = None
@@ -74,9 +81,13 @@ class _Listener:
 class Listening:
     """The listening sockets by the slot that they are for, and the one way in which all are accepted on."""
 
-    def __init__(self, make_protocol: ProtocolMaker, *, backlog: int) -> None:
+    def __init__(self, make_protocol: ProtocolMaker, *, backlog: int, opening: Opening | None = None) -> None:
+        """``opening`` gets what is accepted, if connections have something before HTTP."""
         self._make_protocol = make_protocol
         self._backlog = backlog
+        self._opening = opening
+        if opening is not None:
+            opening.watch(self._follow_all)
         self._listeners: dict[int, list[_Listener]] = {}
         self._mode = Mode.FAST
         # The loop keeps only weak references to its tasks.
@@ -85,7 +96,7 @@ class Listening:
         self._on_failure: Callable[[OSError], None] = lambda error: None
 
     def watch(self, *, on_accepted: Callable[[int], None], on_failure: Callable[[OSError], None]) -> None:
-        """Have told what mode CAREFUL meets. An error should lead to a pause: it comes again at once."""
+        """Have told what our own accepts meet. An error should lead to a pause: it comes again at once."""
         self._on_accepted, self._on_failure = on_accepted, on_failure
 
     @property
@@ -106,7 +117,7 @@ class Listening:
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise OSError(errno.EINVAL, "not a listening socket")
             sock.setblocking(False)
-            if self._mode is Mode.FAST:
+            if self._mode is Mode.FAST and not self._accepts_itself:
                 listener.server = await self._serve(sock)
         except BaseException:
             sock.close()
@@ -136,24 +147,36 @@ class Listening:
         """Accept, from a pause or in the other way. Not careful: from the loop's next turn on."""
         self._switch(Mode.CAREFUL if careful else Mode.FAST)
 
+    @property
+    def _accepts_itself(self) -> bool:
+        """Also in mode FAST. A server of asyncio's own loop (integrations/) loses connections that it has
+        accepted in the turn in which it is closed.
+        """
+        return self._opening is not None or isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+
     def _switch(self, mode: Mode) -> None:
         if mode is self._mode:
             return
         self._mode = mode
+        self._follow_all()
+        if mode is Mode.FAST and not self._accepts_itself:
+            self._spawn(self._open_servers())
+
+    def _follow_all(self) -> None:
         for listener in self._all():
             self._follow(listener)
-        if mode is Mode.FAST:
-            self._spawn(self._open_servers())
 
     def _follow(self, listener: _Listener) -> None:
         """Bring a listener to the mode, as far as it can be done at once."""
         if self._mode is not Mode.FAST and listener.server is not None:
             listener.server.close()
             listener.server = None
-        if self._mode is Mode.CAREFUL and not listener.reading:
-            asyncio.get_running_loop().add_reader(listener.sock.fileno(), self._accept_one, listener)
+        ours = self._mode is Mode.CAREFUL or (self._mode is Mode.FAST and self._accepts_itself)
+        room = self._opening is None or self._opening.has_room
+        if ours and room and not listener.reading:
+            asyncio.get_running_loop().add_reader(listener.sock.fileno(), self._accept_some, listener)
             listener.reading = True
-        elif self._mode is Mode.PAUSED or listener.server is not None:
+        elif self._mode is Mode.PAUSED or listener.server is not None or not room:
             self._stop_reading(listener)
 
     async def _open_servers(self) -> None:
@@ -188,17 +211,32 @@ class Listening:
             copy.close()
             raise
 
-    def _accept_one(self, listener: _Listener) -> None:
-        """One connection per turn of the loop, as uvloop does it: those that are open get theirs, too."""
+    def _accept_some(self, listener: _Listener) -> None:
+        """One connection per turn of the loop, as uvloop does it, or, with an opening, a few."""
+        for _ in range(_ACCEPTS_AT_ONCE if self._accepts_itself and self._mode is Mode.FAST else 1):
+            if not listener.reading or not self._accept_one(listener):
+                return
+            if self._opening is not None and not self._opening.has_room:
+                self._follow_all()
+
+    def _accept_one(self, listener: _Listener) -> bool:
+        """Whether there was one."""
         try:
-            connection, _ = listener.sock.accept()
+            connection, address = listener.sock.accept()
         except OSError as error:
             if error.errno not in _PASSING:
                 self._on_failure(error)
-            return
+            return False
         fd = connection.fileno()
-        self._spawn(self._connect(connection))
+        self._begin(connection, address)
         self._on_accepted(fd)
+        return True
+
+    def _begin(self, connection: socket.socket, address: Any) -> None:
+        if self._opening is not None:
+            self._opening.begin(connection, address)
+        else:
+            self._spawn(self._connect(connection))
 
     async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -226,6 +264,11 @@ class Listening:
 
     # The end
 
+    async def connected(self) -> None:
+        """Until all that has been accepted here is a connection of the factory's."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
     async def accept_queued(self) -> int:
         """Accept what waits in the queues now: at a stop nobody comes after us who would.
 
@@ -240,19 +283,25 @@ class Listening:
         accepted = 0
         for listener in list(self._all()):
             for _ in range(self._backlog):
-                connection = await _take(listener.sock, until)
-                if connection is None:
+                taken = await _take(listener.sock, until)
+                if taken is None:
                     break
-                await self._connect(connection)
+                connection, address = taken
+                if self._opening is not None:
+                    self._opening.begin(connection, address)
+                else:
+                    await self._connect(connection)
                 accepted += 1
         return accepted
 
 
-async def _take(sock: socket.socket, until: float) -> socket.socket | None:
-    """The next connection of the queue; None: there is none, or none can be had until then (loop time)."""
+async def _take(sock: socket.socket, until: float) -> tuple[socket.socket, Any] | None:
+    """The next connection of the queue and its address; None if there is none, or none can be had until then
+    (loop time).
+    """
     while True:
         try:
-            return sock.accept()[0]
+            return sock.accept()
         except BlockingIOError:
             return None
         except OSError as error:

@@ -38,6 +38,7 @@ from .admission import Admission
 from .channel import Channel, Received, close_all, shortened
 from .heartbeat import Heartbeat
 from .listening import Listening
+from .opening import Opening
 
 EXIT_DRAINED = 0
 EXIT_FAILED = 3
@@ -48,6 +49,8 @@ LIFESPAN_SHUTDOWN_MIN_S = 5.0
 # The key of the lifespan state, and so of every request's, where an app finds an asyncio.Event that is
 # set when this worker begins to drain (docs/operations.md).
 SHUTDOWN_KEY = "shardserve_shutdown"
+# While a drain waits for connections that came out of their handshakes after the others had gone.
+LOOK_S = 0.05
 # After abort() the transports need a turn or two of the loop to report that they are closed.
 ABORT_S = 1.0
 
@@ -83,6 +86,8 @@ class Plan:
     own_drain: control.Drain
     started_at: float  # time.monotonic() when START came
     page: Page | None = None  # where the master reads our figures
+    # In somebody else's process (integrations/): its signals, loop and garbage collector are left alone.
+    guest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,15 +129,18 @@ class Server:
         lifespan: Lifespan,
         make_factory: Callable[[dict[str, Any], Admission], Factory],
         logs: Logs,
+        make_opening: Callable[[Factory], Opening | None] = lambda factory: None,
     ) -> None:
         """``make_factory`` gets the lifespan state, and whom to tell of descriptors that run out; it is
-        called once the app is up.
+        called once the app is up. ``make_opening``: for connections that have something before HTTP.
         """
         self._plan = plan
         self._channel = channel
         self._lifespan = lifespan
         self._make_factory = make_factory
         self._logs = logs
+        self._make_opening = make_opening
+        self._opening: Opening | None = None
         self._factory: Factory | None = None
         self._admission: Admission | None = None
         self._drain_order: control.Drain | None = None
@@ -183,8 +191,9 @@ class Server:
         # What was imported and started lives as long as the process. Frozen, it is not walked
         # again by every full collection, which would stall the loop for as long as the app is
         # large; collected first, so that no garbage is kept for good.
-        gc.collect()
-        gc.freeze()
+        if not self._plan.guest:
+            gc.collect()
+            gc.freeze()
         try:
             served = await self._open(state)
         except Exception as error:
@@ -201,7 +210,8 @@ class Server:
     async def _open(self, state: dict[str, Any]) -> tuple[Factory, Listening]:
         self._admission = Admission()
         self._factory = factory = self._make_factory(state, self._admission)
-        listening = Listening(factory, backlog=self._plan.backlog)
+        self._opening = self._make_opening(factory)
+        listening = Listening(factory, backlog=self._plan.backlog, opening=self._opening)
         self._admission.guard(listening)
         for sock in self._plan.listeners:
             await listening.accept_on(sock, slot=self._plan.slot)
@@ -226,6 +236,8 @@ class Server:
         factory.tick()
         if self._admission is not None:
             self._admission.check()
+        if self._opening is not None:
+            self._opening.look(loop.time())
         self._logs.flush()
 
     async def _run_errands(self, listening: Listening) -> None:
@@ -265,6 +277,7 @@ class Server:
         if order is not None and (order.grace_s == 0 or order is self._plan.own_drain):
             await listening.accept_queued()
         listening.close_all()
+        await listening.connected()
         self._drop_errands()
         if order is None or self.stopped:
             return self._cut_everything(factory)
@@ -289,14 +302,25 @@ class Server:
         factory.drain(empty.set, grace_ms=round(min(order.grace_s, order.deadline_s) * 1000))
         loop = asyncio.get_running_loop()
         self._stream_ender = loop.call_later(order.streams_s, self._end_streams, factory)
-        await self._unless(self._stop, empty.wait(), timeout_s=order.deadline_s)
+        emptied = await self._unless(self._stop, self._emptied(factory, empty), timeout_s=order.deadline_s)
         served = factory.served  # before the cut ones count as finished too
-        if empty.is_set() or self.stopped:
+        if emptied or self.stopped:
             return served, 0
         cut = factory.abort()
+        if self._opening is not None:
+            self._opening.abort()
         log.warning("Cut %d requests that were not finished after %.1f seconds.", cut, order.deadline_s)
-        await self._unless(self._stop, empty.wait(), timeout_s=ABORT_S)
+        await self._unless(self._stop, self._emptied(factory, empty), timeout_s=ABORT_S)
         return served, cut
+
+    async def _emptied(self, factory: Factory, empty: asyncio.Event) -> bool:
+        """Until no connection is left, not even one that was in its handshake when the drain began."""
+        await empty.wait()
+        if self._opening is not None:
+            await self._opening.settled()
+            while factory.connections > 0:
+                await asyncio.sleep(LOOK_S)
+        return True
 
     def _end_streams(self, factory: Factory) -> None:
         """End what has no end: WebSockets, and responses that only end with their client. From now on
@@ -307,6 +331,8 @@ class Server:
 
     def _cut_everything(self, factory: Factory) -> int:
         self._end_ticking()
+        if self._opening is not None:
+            self._opening.abort()
         cut = factory.abort()
         if cut:
             log.warning("Cut %d requests: told to stop at once.", cut)
@@ -336,25 +362,36 @@ class Server:
     # What the master and the system say
 
     @property
+    def lifespan(self) -> Lifespan:
+        return self._lifespan
+
+    @property
+    def factory(self) -> Factory | None:
+        """What makes the connections; None until the app is up."""
+        return self._factory
+
+    @property
     def stopped(self) -> bool:
         """Whether STOP came: the process ends without any further politeness."""
         return self._stop.is_set()
 
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(uncaught.report_loop_error)
         self._channel.set_blocking(False)
         loop.add_reader(self._channel.fileno(), self._read_control)
-        # Signals are the master's business. A TERM sent to this pid alone (an operator, an OOM
-        # guard) still costs no request: the worker drains and the master starts another.
-        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        if not self._plan.guest:
+            loop.set_exception_handler(uncaught.report_loop_error)
+            # Signals are the master's business. A TERM sent to this pid alone (an operator, an OOM
+            # guard) still costs no request: the worker drains and the master starts another.
+            loop.add_signal_handler(signal.SIGTERM, self._terminated)
         if self._heart is not None:
             self._heart.arm(loop, self._publish)
 
     def _unwatch(self) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._channel.fileno())
-        loop.remove_signal_handler(signal.SIGTERM)
+        if not self._plan.guest:
+            loop.remove_signal_handler(signal.SIGTERM)
         if self._heart is not None:
             self._heart.stop()
         self._end_ticking()

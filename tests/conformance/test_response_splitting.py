@@ -474,7 +474,8 @@ def test_a_message_that_does_not_exist(stage, message):
 def test_a_trailer_that_would_split_the_response(stage):
     """It is refused, and the response is cut where it is: no last chunk, no trailer."""
     bad = {"type": "http.response.trailers", "headers": [(b"a", b"b"), (b"x", SPLIT)]}
-    found = stage.last_response({**START, "trailers": True}, *bodies(b"o", b"k"), bad)
+    request = get("/app", b"TE: trailers")
+    found = stage.last_response({**START, "trailers": True}, *bodies(b"o", b"k"), bad, request=request)
     chunks = b"1\r\no\r\n1\r\nk\r\n"
     assert found == answer(b"200 OK", b"transfer-encoding: chunked", body=chunks)
     assert stage.refused == [HeaderError]

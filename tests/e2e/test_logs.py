@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -173,3 +175,78 @@ def test_a_bad_request_is_one_line(serve: Serve) -> None:
         assert client.recv(65536).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     log = server.saw(r"^WARNING:  \[worker 0, pid \d+\] Rejected a request from 127\.0\.0\.1:\d+: 400 ")
     assert ESCAPE not in log
+
+
+# At trace
+
+
+def test_log_level_trace_shows_asgi_messages(serve: Serve) -> None:
+    server = serve("probe:app", "--workers", "1", "--log-level", "trace")
+    with client_of(server) as client:
+        client.get("/status?404", headers={"cookie": "secret"})
+    server.stop()
+    said = re.findall(r"^TRACE:    \[worker 0, pid \d+\] (.*ASGI \[\d\] .*)$", server.log(), re.MULTILINE)
+    assert said[0].startswith("ASGI [1] Started scope={'type': 'lifespan'")
+    [request] = [line for line in said if "'path': '/status'" in line]
+    number = re.search(r"127\.0\.0\.1:\d+ - ASGI \[(\d)\] Started", request)
+    assert number
+    mine = [line for line in said if f"ASGI [{number[1]}] " in line]
+    assert [line.split("] ", 1)[1].split("=")[0][:12] for line in mine] == [
+        "Started scop", "Send {'type'", "Send {'type'", "Completed",
+    ]  # fmt: skip
+    assert "'status': 404" in mine[1]
+    assert "secret" not in server.log()
+
+
+# As JSON
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    """Every line as an object: each is one, in ASCII without control characters."""
+    assert text.isascii()
+    assert text.replace("\n", "").isprintable()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_is_all_that_is_written(serve: Serve) -> None:
+    server = serve("noisy:app", "--workers", "1", "--log-format", "json", quiet=False, wait=False)
+    server.saw("ready: 1 worker")
+    started = records(server.log())
+    address = re.search(r"http://127\.0\.0\.1:(\d+)", started[0]["message"])
+    assert address
+    port = int(address[1])
+    ports = [
+        ask_raw(port, line)
+        for line in ("GET /value/%1b[31m%0aINFO: HTTP/1.1", 'GET /"\\ HTTP/1.1', "NONSENSE\x1b[31m")
+    ]
+    server.stop()
+    log, access = records(server.log()), records(server.access())
+    assert {one["type"] for one in log} == {"server"}
+    assert {one["worker"] for one in log} == {None, 0}
+    assert {one["pid"] for one in log if one["worker"] is None} == {server.pid}
+    for one in log + access:
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", one["ts"])
+    failed = [one for one in log if one["message"].startswith("Exception in ASGI application")]
+    assert {one["logger"] for one in failed} == {"shardserve.error"}
+    assert {one["level"] for one in failed} == {"error"}
+    assert "Traceback (most recent call last):\n" in failed[0]["exception"]
+    assert ESCAPE not in failed[0]["exception"]
+    assert [one["level"] for one in log if "Rejected a request" in one["message"]] == ["warning"]
+    assert [(one["client"], one["method"], one["status"]) for one in access] == [
+        (f"127.0.0.1:{ports[0]}", "GET", 500),
+        (f"127.0.0.1:{ports[1]}", "GET", 200),
+    ]
+    assert access[1]["target"] == "/\\x22\\x5c"
+
+
+def test_json_of_what_an_app_logs_and_of_a_logger_that_it_touched(serve: Serve) -> None:
+    env = {"SNIPPET": "add-handler", "WHEN": "startup"}
+    server = serve("relogged:app", "--workers", "1", "--log-format", "json", env=env, wait=False)
+    server.saw("ready: 1 worker")
+    ask_raw(int(re.findall(r"127\.0\.0\.1:(\d+)", server.log())[0]), "GET / HTTP/1.1")
+    server.stop()
+    said = [one for one in records(server.log()) if one["logger"] == "uvicorn.error"]
+    assert [one["message"] for one in said][:1] == ["said by the app"]
+    first, second = server.access().splitlines()
+    assert json.loads(first)["type"] == "access"
+    assert second.startswith("added uvicorn.access 127.0.0.1:")

@@ -41,8 +41,8 @@ def clean_environment(**extra: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("SHARDSERVE_")
-        and name not in ("WEB_CONCURRENCY", "NO_COLOR", "PYTHONUNBUFFERED")
+        if not name.startswith(("SHARDSERVE_", "UVICORN_"))
+        and name not in ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "PORT", "NO_COLOR", "PYTHONUNBUFFERED")
     }
     return {**kept, "TERM": "xterm", **extra}
 

@@ -27,11 +27,11 @@ FLOORS = {
     "asgi": 2, "http1": 2, "http2": 2, "ws": 2, "_native": 2,
     "net": 3,
     "worker": 4, "master": 4,
-    "cli": 5, "demo": 5, "middleware": 5, "integrations": 5,
+    "cli": 5, "demo": 5, "logging": 5, "middleware": 5, "integrations": 5,
     "__main__": 6, "__init__": 6,  # the two front doors, which only open another one
 }  # fmt: skip
 # What the master may import beyond floors 0 and 1, and what neither it nor anything it imports may.
-MASTER_EXTRA = {"shardserve.net.listeners"}
+MASTER_EXTRA = {"shardserve.net.listeners", "shardserve.net.tls"}
 NEVER_IN_THE_MASTER = {"asyncio", "uvloop", "httptools", "websockets", "shardserve._native"}
 # The demo is an app that anybody could have written. The names of ASGI's types are the one thing it shares.
 DEMO_MAY = {"shardserve.types"}

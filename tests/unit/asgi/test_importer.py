@@ -305,8 +305,7 @@ def test_a_factory_without_the_flag_works_with_a_warning(folder, caplog):
         ("def create(needed): return 5", "needs arguments; a factory is called without any"),
         ("async def create(scope, receive, send): pass", "is an ASGI app already"),
         ("def create(): return lambda: None", "that takes no arguments, not an ASGI app"),
-        ("def create(): return lambda scope: None", "is an ASGI 2 app"),
-        ("def create(): return lambda environ, start: None", "like a WSGI app"),
+        ("def create(): return lambda first, second: None", "takes two arguments, like a WSGI app"),
         ("import sys\ndef create(): sys.exit(4)", "called sys.exit(4)"),
     ],
 )
@@ -328,15 +327,36 @@ def test_a_factory_that_raises_shows_the_traceback_once(folder):
 # Other interfaces
 
 
+@pytest.mark.parametrize("code", ["def app(scope): pass", "def app(environ, start_response): pass"])
+def test_asgi_2_and_wsgi_are_loaded_too(folder, code):
+    (folder / "site19.py").write_text(code)
+    assert load(folder, "site19:app").__name__ == "app"
+    del sys.modules["site19"]
+
+
+def test_a_factory_of_a_wsgi_app(folder, caplog):
+    (folder / "site20.py").write_text("def create(): return lambda environ, start_response: []")
+    assert classify(load(folder, "site20:create", factory=True)) is Kind.WSGI
+    del sys.modules["site20"]
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        ("def app(scope): pass", "guarantee_single_callable"),
-        ("def app(environ, start_response): pass", "like a WSGI app (environ, start_response)"),
+        ("def app(a, b): pass", "like a WSGI app, but they are not called environ and start_response"),
+        ("def app(a, b): pass", "say so: --interface wsgi"),
         ("def app(a, b, c, d): pass", "cannot be called with the three arguments of ASGI"),
     ],
 )
-def test_other_interfaces_are_refused_with_advice(folder, code, text):
-    (folder / "site19.py").write_text(code)
-    assert text in refusal(folder, "site19:app")
-    del sys.modules["site19"]
+def test_what_is_no_app_is_refused_with_advice(folder, code, text):
+    (folder / "site21.py").write_text(code)
+    assert text in refusal(folder, "site21:app")
+    del sys.modules["site21"]
+
+
+@pytest.mark.parametrize("interface", ["asgi3", "asgi2", "wsgi"])
+def test_an_interface_that_is_named_is_believed(folder, interface):
+    (folder / "site22.py").write_text("def app(a, b, c, d): pass")
+    found = load_app("site22:app", app_dir=str(folder), factory=False, interface=interface)
+    assert found.__name__ == "app"
+    del sys.modules["site22"]

@@ -23,7 +23,13 @@ class FakeMaster:
     exit_code: int = 0
     error: StartupError | None = None
 
-    def serve(self, config: Config, reload_config: Callable[[], Config] | None = None) -> int:
+    def serve(
+        self,
+        config: Config,
+        reload_config: Callable[[], Config] | None = None,
+        *,
+        settings_file: Path | None = None,
+    ) -> int:
         self.calls.append((config, reload_config))
         if self.error is not None:
             raise self.error
@@ -46,9 +52,10 @@ def master(monkeypatch: pytest.MonkeyPatch) -> FakeMaster:
 
 @pytest.fixture
 def shardserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
-    """Run the command in an empty directory, in an environment without SHARDSERVE_*."""
+    """Run the command in an empty directory, in an environment without what would configure it."""
     for name in list(os.environ):
-        if name.startswith("SHARDSERVE_") or name == "WEB_CONCURRENCY":
+        others = ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "PORT", "NO_COLOR")
+        if name.startswith(("SHARDSERVE_", "UVICORN_")) or name in others:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import ssl
 import subprocess
 import sys
 from importlib import metadata
@@ -52,10 +53,29 @@ def test_exit_codes_of_the_process(tmp_path, args, code, stderr):
 def test_version(shardserve, args):
     result = shardserve(*args)
     assert result.exit_code == 0
-    assert result.stdout == (
+    openssl = " ".join(ssl.OPENSSL_VERSION.split()[:2])
+    start, end = result.stdout.split(", httptools ")
+    assert start == (
         f"shardserve {package.__version__} with CPython {platform.python_version()}, "
-        f"uvloop {metadata.version('uvloop')}, httptools {metadata.version('httptools')} on Linux\n"
+        f"uvloop {metadata.version('uvloop')}"
     )
+    assert end.startswith(metadata.version("httptools"))
+    assert end.endswith(f", {openssl} on Linux\n")
+    assert openssl.startswith(("OpenSSL 3.", "OpenSSL 1.1.1"))
+
+
+def test_version_without_what_is_not_installed(shardserve, monkeypatch):
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "aiofastnet":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert "aiofastnet" not in shardserve("--version").stdout
+    monkeypatch.setattr(metadata, "version", lambda name: "1.2.3")
+    assert "aiofastnet 1.2.3, OpenSSL" in shardserve("--version").stdout
 
 
 def test_help_imports_nothing_heavy(tmp_path):
@@ -64,6 +84,7 @@ def test_help_imports_nothing_heavy(tmp_path):
         "from shardserve.cli import main\n"
         "main(['--help'], standalone_mode=False)\n"
         "heavy = {'asyncio', 'uvloop', 'httptools', 'websockets', 'psutil', 'importlib.metadata'}\n"
+        "heavy |= {'ssl', 'dotenv', 'watchfiles'}\n"
         "found = sorted(heavy & set(sys.modules))\n"
         "below = ('shardserve.master', 'shardserve.worker')\n"
         "found += [name for name in sys.modules if name.startswith(below)]\n"

@@ -9,6 +9,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from shardserve.cli import main
+from shardserve.cli.options import switches_without_words
 from shardserve.cli.run import run
 from shardserve.config.model import SETTINGS
 
@@ -52,6 +53,42 @@ def test_choices_are_completed():
     found = complete.get_completions(["run", "a:b", "--log-level"], "")
     assert [item.value for item in found] == ["critical", "error", "warning", "info", "debug", "trace"]
     assert [item.value for item in complete.get_completions(["run", "--lifespan"], "o")] == ["on", "off"]
+
+
+def test_files_are_completed_by_the_shell():
+    complete = ShellComplete(main, {}, "shardserve", "_SHARDSERVE_COMPLETE")
+    for flag in ("--ssl-keyfile", "--env-file", "--uds", "--reload-dir", "--log-config"):
+        [item] = complete.get_completions(["a:b", flag], "some/pa")
+        assert (item.value, item.type) == ("some/pa", "file")
+    assert complete.get_completions(["a:b", "--port"], "") == []
+
+
+@pytest.mark.parametrize(
+    ("args", "rest"),
+    [
+        (["--reload", "false", "a:b"], ["--no-reload", "a:b"]),
+        (["--reload", "TRUE"], ["--reload"]),
+        (["--no-reload", "true"], ["--no-reload"]),
+        (["--no-reload", "off"], ["--reload"]),
+        (["--reload=0", "--factory=yes"], ["--no-reload", "--factory"]),
+        (["--reload", "a:b"], ["--reload", "a:b"]),
+        (["--reload", "--factory", "false"], ["--reload", "--no-factory"]),
+        (["--reload=maybe"], ["--reload=maybe"]),
+        (["--reload", "true", "true"], ["--reload", "true"]),
+        (["--root-path", "true"], ["--root-path", "true"]),
+        (["--reload", "--", "false"], ["--reload", "--", "false"]),
+        (["true", "--reload"], ["true", "--reload"]),
+        (["false"], ["false"]),
+        ([], []),
+    ],
+)
+def test_a_switch_may_be_followed_by_a_word(args, rest):
+    assert switches_without_words(args) == rest
+
+
+def test_uvicorns_form_of_a_switch_reaches_the_config(shardserve, master):
+    assert shardserve("a:b", "--ws-per-message-deflate", "false", "--reload", "1").exit_code == 0
+    assert (master.config.ws_per_message_deflate, master.config.reload) == (False, True)
 
 
 def test_click_reads_no_variables_of_its_own():

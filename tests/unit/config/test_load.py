@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import ssl
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -72,6 +74,35 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     lifespan = "off"
     root_path = "/x"
     reset_contextvars = true
+    interface = "wsgi"
+    wsgi_threads = 20
+    static = ["/a=b"]
+    static_max_age = 60
+    ssl_certfile = "/c"
+    ssl_keyfile = "/k"
+    ssl_keyfile_password = "geheim"
+    ssl_version = 5
+    ssl_minimum_version = "TLSv1.3"
+    ssl_cert_reqs = 2
+    ssl_ca_certs = "/ca"
+    ssl_ciphers = "ALL"
+    ssl_sni = ["a.org=/c:/k"]
+    proxy_headers = false
+    forwarded_allow_ips = ["10.0.0.1", "unix"]
+    forwarded_fields = ["Forwarded", "x-forwarded-prefix"]
+    proxy_protocol = "auto"
+    reload = true
+    reload_dirs = ["src"]
+    reload_includes = ["*.html"]
+    reload_excludes = ["build"]
+    reload_delay = 1
+    timeout_ssl_handshake = 3
+    log_config = "/l.ini"
+    log_format = "json"
+    loop = "asyncio"
+    http = "h11"
+    http2 = true
+    h11_max_incomplete_event_size = 1
     host = "::1"
     port = 1
     uds = "/u"
@@ -81,7 +112,6 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     workers = 4
     affinity = false
     balance = "random"
-    preload = true
     reload_parallel = 2
     limit_max_requests = 100
     limit_max_requests_jitter = 10
@@ -129,11 +159,17 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     headers = ["A: b"]
     """
     config, sources = load(tmp_path, file)
-    assert [name for name, origin in sources.items() if origin == "default"] == ["bind"]
+    # bind excludes host, preload excludes reload, and an env file must be there.
+    assert [name for name, origin in sources.items() if origin == "default"] == [
+        "env_file",
+        "bind",
+        "preload",
+    ]
+    assert config.log_config == "/l.ini"  # which takes no part in a comparison
     assert config == Config(
         "a:b", app_dir="/srv", factory=True, lifespan="off", root_path="/x", reset_contextvars=True,
         host="::1", port=1, uds="/u", uds_permissions=0o600, fd=3, backlog=7, workers=4, affinity=False,
-        balance="random", preload=True, reload_parallel=2, limit_max_requests=100,
+        balance="random", reload_parallel=2, limit_max_requests=100,
         limit_max_requests_jitter=10, worker_lifetime_s=60, worker_lifetime_jitter_s=5.5,
         worker_max_rss_mib=300, limit_concurrency=9, limit_connections=11,
         limit_keep_alive_requests=12, limit_request_line_bytes=4096, limit_request_fields=13,
@@ -146,7 +182,14 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
         ws="none", ws_max_size_bytes=2**20, ws_max_queue=14, ws_max_fragments=15, ws_ping_interval_s=16,
         ws_ping_timeout_s=17.5, ws_per_message_deflate=False, timeout_ws_idle_s=18, timeout_ws_close_s=19,
         control_socket="off", pid="/p", log_level="error", access_log=False, use_colors=True,
-        server_header=False, date_header=False, headers=(("A", "b"),),
+        server_header=False, date_header=False, headers=(("A", "b"),), interface="wsgi", wsgi_threads=20,
+        static=(("/a", "b"),), static_max_age_s=60, ssl_certfile="/c", ssl_keyfile="/k",
+        ssl_keyfile_password="geheim", ssl_version=5, ssl_minimum_version="TLSv1.3", ssl_cert_reqs=2,
+        ssl_ca_certs="/ca", ssl_ciphers="ALL", ssl_sni=(("a.org", "/c", "/k"),), proxy_headers=False,
+        forwarded_allow_ips="10.0.0.1,unix", forwarded_fields="forwarded,x-forwarded-prefix",
+        proxy_protocol="auto", reload=True, reload_dirs=("src",),
+        reload_includes=("*.html",), reload_excludes=("build",), reload_delay_s=1, timeout_ssl_handshake_s=3,
+        log_format="json", loop="asyncio", http="h11", http2=True, h11_max_incomplete_event_size=1,
     )  # fmt: skip
 
 
@@ -201,6 +244,47 @@ def test_web_concurrency_is_the_weaker_variable(tmp_path: Path) -> None:
     assert (config.workers, sources["workers"]) == (2, "env WEB_CONCURRENCY")
     config, sources = load(tmp_path, None, {"WEB_CONCURRENCY": "2", "SHARDSERVE_WORKERS": "3"})
     assert (config.workers, sources["workers"]) == (3, "env SHARDSERVE_WORKERS")
+
+
+def test_uvicorns_variables_are_weaker_than_ours_and_stronger_than_those_of_hosts(tmp_path: Path) -> None:
+    env = {"PORT": "1", "UVICORN_PORT": "2", "SHARDSERVE_PORT": "3"}
+    assert load(tmp_path, "port = 4", env, port="5")[1]["port"] == "flag --port"
+    for variable in ("SHARDSERVE_PORT", "UVICORN_PORT", "PORT"):
+        config, sources = load(tmp_path, "port = 4", env)
+        assert (config.port, sources["port"]) == (int(env.pop(variable)), f"env {variable}")
+    assert load(tmp_path, "port = 4", env)[0].port == 4
+
+
+def test_uvicorns_variables_are_read_as_uvicorn_reads_them(tmp_path: Path) -> None:
+    env = {
+        "UVICORN_APP": "a:b", "UVICORN_RELOAD": "t", "UVICORN_RELOAD_DIRS": "src:/srv/a b",
+        "UVICORN_RELOAD_INCLUDES": "*.html *.css", "UVICORN_HEADERS": "A:1 B:2", "UVICORN_WORKERS": "",
+        "UVICORN_WS_PER_MESSAGE_DEFLATE": "false", "UVICORN_FORWARDED_ALLOW_IPS": "10.0.0.1, unix",
+        "WEB_CONCURRENCY": "3",
+    }  # fmt: skip
+    assert load(tmp_path, env=env)[0] == Config(
+        "a:b", reload=True, reload_dirs=("src", "/srv/a b"), reload_includes=("*.html", "*.css"),
+        headers=(("A", "1"), ("B", "2")), workers=3, ws_per_message_deflate=False,
+        forwarded_allow_ips="10.0.0.1, unix",
+    )  # fmt: skip
+
+
+def test_a_setting_that_uvicorn_has_not_has_no_variable_of_its(tmp_path: Path) -> None:
+    env = {"UVICORN_BIND": ":80", "UVICORN_PRELOAD": "true", "UVICORN_CONFIG": "x.toml", "UVICORN_PROT": "1"}
+    assert load(tmp_path, env=env)[0] == Config()
+
+
+def test_the_port_of_a_host_gives_way_to_bind(tmp_path: Path) -> None:
+    config, sources = load(tmp_path, "bind = [':80']", {"PORT": "5000"})
+    assert (config.bind, config.port, sources["port"]) == ((":80",), 8000, "default")
+    [mistake] = mistakes(tmp_path, "bind = [':80']", {"PORT": "5000", "UVICORN_PORT": "5001"})
+    assert mistake.startswith("env UVICORN_PORT: port cannot be given together with bind")
+
+
+def test_forwarded_allow_ips_of_the_environment(tmp_path: Path) -> None:
+    env = {"FORWARDED_ALLOW_IPS": "*"}
+    assert load(tmp_path, env=env)[0].forwarded_allow_ips == "*"
+    assert load(tmp_path, env=env, forwarded_allow_ips="10.0.0.1")[0].forwarded_allow_ips == "10.0.0.1"
 
 
 def test_the_process_environment_is_the_default_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +376,7 @@ def test_one_mistake_in_the_environment(tmp_path: Path, env: dict[str, str], exp
 
 
 def test_variables_of_others_are_let_be(tmp_path: Path) -> None:
-    env = {"SHARDSERVE_FOO": "1", "SHARDSERVE_SERVICE_PORT": "80", "SHARDSERVE_PORT_80_TCP": "x", "PORT": "1"}
+    env = {"SHARDSERVE_FOO": "1", "SHARDSERVE_SERVICE_PORT": "80", "SHARDSERVE_PORT_80_TCP": "x"}
     assert load(tmp_path, env=env)[0] == Config()
 
 
@@ -380,10 +464,37 @@ def test_keywords_go_by_attribute_or_by_name() -> None:
     assert config == Config("a:b", timeout_keep_alive_s=5.0, timeout_drain_idle_s=1.0, port=1)
 
 
-def test_keywords_read_no_variables_but_web_concurrency() -> None:
-    environ = {"WEB_CONCURRENCY": "3", "SHARDSERVE_PORT": "1", "SHARDSERVE_PROT": "1"}
-    assert from_keywords("a:b", {}, environ) == Config("a:b", workers=3)
+def test_keywords_read_the_variables_that_uvicorn_run_reads() -> None:
+    environ = {
+        "WEB_CONCURRENCY": "3", "FORWARDED_ALLOW_IPS": "10.0.0.1", "SHARDSERVE_PORT": "1",
+        "SHARDSERVE_PROT": "1", "UVICORN_PORT": "2", "PORT": "3",
+    }  # fmt: skip
+    assert from_keywords("a:b", {}, environ) == Config("a:b", workers=3, forwarded_allow_ips="10.0.0.1")
     assert from_keywords("a:b", {"workers": 2}, environ).workers == 2
+
+
+def test_keywords_in_uvicorns_forms() -> None:
+    class Protocol:
+        pass
+
+    given = {
+        "log_level": logging.WARNING, "ws_ping_interval": None, "ws_ping_timeout": None, "headers": None,
+        "app_dir": None, "reload_dirs": "src", "ssl_certfile": Path("c.pem"), "ssl_ca_certs": Path("ca.pem"),
+        "ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_version": ssl.PROTOCOL_TLS_SERVER, "ws": Protocol,
+        "timeout_graceful_shutdown": None, "forwarded_allow_ips": ["10.0.0.1", "unix"], "workers": None,
+    }  # fmt: skip
+    config = from_keywords("a:b", given, {})
+    assert (config.log_level, config.reload_dirs, config.ssl_certfile) == ("warning", ("src",), "c.pem")
+    assert (config.ws_ping_interval_s, config.ws_ping_timeout_s) == (0.0, 0.0)
+    assert (config.ssl_cert_reqs, config.ssl_version) == (2, 17)
+    assert config.ws == f"{__name__}:test_keywords_in_uvicorns_forms.<locals>.Protocol"
+    assert (config.headers, config.app_dir, config.timeout_graceful_shutdown_s) == ((), "", 30.0)
+    assert (config.forwarded_allow_ips, config.workers) == ("10.0.0.1,unix", None)
+
+
+def test_an_unknown_number_is_no_log_level() -> None:
+    with pytest.raises(ConfigError, match=r"log_level: 15 is not one of critical"):
+        from_keywords("a:b", {"log_level": 15}, {})
 
 
 def test_wrong_keywords_are_named_together() -> None:

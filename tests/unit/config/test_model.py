@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
+from configparser import ConfigParser
 from typing import Any, get_type_hints
 
 import pytest
@@ -13,6 +15,8 @@ import pytest
 from shardserve import control
 from shardserve.config.model import (
     BY_ATTRIBUTE,
+    BY_NAME,
+    GROUPS,
     SETTINGS,
     Config,
     Setting,
@@ -32,6 +36,11 @@ OTHER: dict[str, Any] = {
     "lifespan": "on",
     "root_path": "/api",
     "reset_contextvars": True,
+    "interface": "asgi2",
+    "wsgi_threads": 1000,
+    "env_file": "/srv/.env",
+    "static": (("/assets", "public"), ("/", "/srv/www")),
+    "static_max_age_s": 31536000,
     "host": "::",
     "port": 0,
     "uds": "/run/a.sock",
@@ -39,6 +48,19 @@ OTHER: dict[str, Any] = {
     "fd": 3,
     "bind": (":80", "unix:/b"),
     "backlog": 5,
+    "ssl_certfile": "/tls/cert.pem",
+    "ssl_keyfile": "/tls/key.pem",
+    "ssl_keyfile_password": "geheim",
+    "ssl_version": 5,
+    "ssl_minimum_version": "TLSv1.3",
+    "ssl_cert_reqs": 2,
+    "ssl_ca_certs": "/tls/ca.pem",
+    "ssl_ciphers": "ECDHE+AESGCM",
+    "ssl_sni": (("a.example.org", "/tls/a.pem", None), ("*.example.org", "/tls/b.pem", "/tls/b.key")),
+    "proxy_headers": False,
+    "forwarded_allow_ips": "10.0.0.0/8,unix",
+    "forwarded_fields": "forwarded",
+    "proxy_protocol": "v2",
     "workers": 3,
     "affinity": False,
     "balance": "cpu",
@@ -49,6 +71,11 @@ OTHER: dict[str, Any] = {
     "worker_lifetime_s": 3600.0,
     "worker_lifetime_jitter_s": 60.0,
     "worker_max_rss_mib": 512,
+    "reload": True,
+    "reload_dirs": ("src", "templates"),
+    "reload_includes": ("*.html",),
+    "reload_excludes": ("build/*",),
+    "reload_delay_s": 0.0,
     "limit_concurrency": 50,
     "limit_connections": 10_000,
     "limit_keep_alive_requests": 1000,
@@ -60,6 +87,7 @@ OTHER: dict[str, Any] = {
     "limit_pipelined_bytes": 2**20,
     "underscore_headers": "reject",
     "timeout_first_byte_s": 5.0,
+    "timeout_ssl_handshake_s": 0.0,
     "timeout_request_head_s": 0.0,
     "min_request_body_rate_bytes_per_s": 0,
     "timeout_request_body_grace_s": 2.5,
@@ -85,9 +113,24 @@ OTHER: dict[str, Any] = {
     "log_level": "trace",
     "access_log": False,
     "use_colors": False,
+    "log_config": "/srv/logging.ini",
+    "log_format": "json",
     "server_header": False,
     "date_header": False,
     "headers": (("X-A", "ü"), ("X-A", "")),
+    "loop": "asyncio",
+    "http": "package.module:Protocol",
+    "http2": True,
+    "h11_max_incomplete_event_size": 16384,
+}
+# What a setting needs beside it to mean anything.
+TLS = {"ssl_certfile": "/tls/cert.pem"}
+BESIDE: dict[str, dict[str, Any]] = {
+    "ssl_keyfile": TLS,
+    "ssl_keyfile_password": TLS,
+    "ssl_cert_reqs": TLS | {"ssl_ca_certs": "/tls/ca.pem"},
+    "ssl_ca_certs": TLS,
+    "ssl_sni": TLS,
 }
 
 
@@ -118,7 +161,7 @@ class TestEverySetting:
         assert (type(None) in getattr(hint, "__args__", ())) == (one.default is None)
 
     def test_is_carried_to_the_worker(self, one: Setting) -> None:
-        config = Config(**{one.attribute: OTHER[one.attribute]})
+        config = Config(**{one.attribute: OTHER[one.attribute], **BESIDE.get(one.attribute, {})})
         assert getattr(config, one.attribute) == OTHER[one.attribute] != one.default
         back = from_json(json.loads(json.dumps(to_json(config))))
         assert back == config
@@ -204,7 +247,18 @@ def test_limits_never_contradict_each_other() -> None:
         ("timeout_request_head_s", 604801),
         ("timeout_request_body_grace_s", -1),
         ("timeout_write_stall_s", float("nan")),
-        ("ws", "wsproto"),
+        ("wsgi_threads", 0),
+        ("wsgi_threads", 1001),
+        ("static_max_age_s", -1),
+        ("static_max_age_s", 2**31),
+        ("reload_delay_s", -0.1),
+        ("ssl_cert_reqs", 3),
+        ("ssl_minimum_version", "TLSv1.1"),
+        ("proxy_protocol", "v3"),
+        ("interface", "rsgi"),
+        ("loop", "trio"),
+        ("http", "h2"),
+        ("ws", "websocket"),
         ("ws_max_size_bytes", -1),
         ("ws_max_size_bytes", 2**50 + 1),
         ("ws_max_queue", 0),
@@ -220,6 +274,40 @@ def test_limits_never_contradict_each_other() -> None:
 def test_a_limit_has_bounds(setting: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=BY_ATTRIBUTE[setting].name):
         Config(**{setting: value})
+
+
+def test_a_secret_is_carried_and_not_printed() -> None:
+    config = Config(ssl_certfile="c", ssl_keyfile_password="geheim")
+    assert to_json(config)["ssl_keyfile_password"] == "geheim"
+    assert "geheim" not in repr(config)
+    with pytest.raises(ConfigError) as raised:
+        Config(ssl_certfile="c", ssl_keyfile_password="geheim\0")
+    assert "geheim" not in str(raised.value)
+
+
+def test_log_config_of_a_program_is_carried_if_it_can_be() -> None:
+    plain = {"version": 1, "loggers": {"uvicorn": {"level": "INFO"}}}
+    assert from_json(json.loads(json.dumps(to_json(Config(log_config=plain))))).log_config == plain
+    text = io.StringIO("[loggers]\nkeys=root\n[formatter_x]\nformat=%(message)s\n")
+    config = Config(log_config=text)  # type: ignore[arg-type]
+    back = from_json(json.loads(json.dumps(to_json(config)))).log_config
+    assert isinstance(back, ConfigParser)
+    assert back.sections() == ["loggers", "formatter_x"]
+    assert back.get("formatter_x", "format", raw=True) == "%(message)s"
+    assert hash(config) == hash(dataclasses.replace(config, log_config=plain)) == hash(Config())
+
+
+def test_log_config_with_an_object_in_it_stays_in_its_process() -> None:
+    config = Config(log_config={"version": 1, "handlers": {"a": {"stream": sys.stderr}}})
+    with pytest.raises(ConfigError, match=r"log_config: it has an object in it .*ext://sys.stderr"):
+        to_json(config)
+
+
+def test_every_group_is_the_class_it_is_declared_in() -> None:
+    groups = list(dict.fromkeys(one.group for one in SETTINGS))
+    assert groups == [one.__name__ for one in GROUPS]
+    assert {one.attribute for one in SETTINGS} == {field.name for field in dataclasses.fields(Config)}
+    assert not hasattr(Config(), "__dict__")
 
 
 def test_config_is_frozen_and_hashable() -> None:
@@ -242,7 +330,8 @@ def test_what_the_master_made_at_its_start_needs_a_restart() -> None:
     fixed = {one.attribute for one in SETTINGS if not one.reloadable}
     assert fixed == {
         "host", "port", "uds", "uds_permissions", "fd", "bind", "backlog", "workers", "balance", "preload",
-        "control_socket", "pid",
+        "control_socket", "pid", "reload", "reload_dirs", "reload_includes", "reload_excludes",
+        "reload_delay_s",
     }  # fmt: skip
 
 
@@ -255,32 +344,31 @@ def test_nearest(word: str, meant: str | None) -> None:
     assert nearest(word) == meant
 
 
+def uvicorn_params() -> dict[str, Any]:
+    """The options of the Uvicorn that is installed, by the names of its parameters."""
+    uvicorn = pytest.importorskip("uvicorn.main")
+    return {param.name: param for param in uvicorn.main.params}
+
+
 def test_uvicorn_names() -> None:
-    """Every setting that Uvicorn has goes by Uvicorn's flag (design/peers.md §2.1)."""
-    uvicorn = {
-        "host", "port", "uds", "fd", "workers", "lifespan", "log-level", "access-log", "use-colors",
-        "server-header", "date-header", "root-path", "backlog", "timeout-keep-alive",
-        "timeout-graceful-shutdown", "header", "app-dir", "reset-contextvars", "factory",
-        "limit-concurrency", "limit-max-requests", "limit-max-requests-jitter",
-        "timeout-worker-healthcheck", "ws", "ws-max-size", "ws-max-queue", "ws-ping-interval",
-        "ws-ping-timeout", "ws-per-message-deflate",
-    }  # fmt: skip
-    own = {
-        "APP", "uds-permissions", "bind", "affinity", "balance", "preload", "reload-parallel",
-        "worker-lifetime", "worker-lifetime-jitter", "worker-max-rss", "timeout-drain-idle",
-        "timeout-drain-streams", "timeout-worker-startup", "loop-lag-warn", "control-socket", "pid",
-        "limit-connections", "limit-keep-alive-requests", "limit-request-line", "limit-request-fields",
-        "limit-request-field-size", "limit-request-head", "limit-request-body", "limit-pipelined",
-        "underscore-headers", "timeout-first-byte", "timeout-request-head", "min-request-body-rate",
-        "timeout-request-body-grace", "timeout-write-stall", "ws-max-fragments", "timeout-ws-idle",
-        "timeout-ws-close",
-    }  # fmt: skip
-    assert {one.flag.removeprefix("--") for one in SETTINGS} == uvicorn | own
+    """A setting is marked as Uvicorn's exactly if Uvicorn has it, and goes by the same flag."""
+    theirs = uvicorn_params()
+    del theirs["version"]  # no setting
+    assert {one.name for one in SETTINGS if one.uvicorn} == set(theirs)
+    for name, param in theirs.items():
+        if not BY_NAME[name].argument:
+            assert param.opts == [BY_NAME[name].flag]
+
+
+def test_uvicorn_variables() -> None:
+    for name in uvicorn_params():
+        if name != "version":
+            assert BY_NAME[name].env[1] == f"UVICORN_{name.upper()}"
+    assert not [one for one in SETTINGS if not one.uvicorn and any("UVICORN" in name for name in one.env)]
 
 
 def test_uvicorn_defaults() -> None:
     """The same default as the Uvicorn that is installed, or a reason here."""
-    uvicorn = pytest.importorskip("uvicorn.main")
     different = {
         "workers",  # None is 1 there
         "timeout_keep_alive_s",  # 5 there
@@ -288,16 +376,11 @@ def test_uvicorn_defaults() -> None:
         "timeout_worker_healthcheck_s",  # 5 there, answered by a thread; ours by the event loop itself
         "log_level",  # None there, and that means info
     }
-    theirs = {param.name: param for param in uvicorn.main.params}
-    compared = 0
-    for one in SETTINGS:
-        if one.name not in theirs or one.attribute in different or one.argument:
-            continue
-        default = theirs[one.name].to_info_dict()["default"]
-        assert (default or None) == (one.default or None), one.name
-        assert one.flag in theirs[one.name].opts
-        compared += 1
-    assert compared >= 23
+    for name, param in uvicorn_params().items():
+        one = BY_NAME.get(name)
+        if one is not None and not one.argument and one.attribute not in different:
+            default = param.to_info_dict()["default"]
+            assert (default or None) == (one.default or None), name
 
 
 def test_importing_the_model_stays_cheap() -> None:

@@ -18,23 +18,15 @@ from shardserve.observe import logs
 class Settings:
     log_level: str | int = "info"
     use_colors: bool | None = None
+    access_log: bool = True
+    log_config: object = None
+    log_format: str = "text"
+    app_dir: str = ""
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def restored_loggers():
-    """The loggers are global: what a test sets up must not reach the next one."""
-    kept = [(logging.getLogger(name), logging.getLogger(name).__dict__.copy()) for name in logs.LOGGER_NAMES]
-    handlers = logging.getLogger("shardserve").handlers[:]
-    yield
-    for logger, attributes in kept:
-        logger.__dict__.update(attributes)
-        logger._cache.clear()
-    logging.getLogger("shardserve").handlers[:] = handlers
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+"""What the master finds out before it starts a worker, and the URLs that it tells."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shardserve.config.model import Config
+from shardserve.errors import ConfigError
+from shardserve.master import banner, precheck
+from tests.helpers.certificates import Authority
+
+
+def test_certificates_that_work(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("localhost")
+    precheck.check(Config("a:b", ssl_certfile=str(files.cert), ssl_keyfile=str(files.key)))
+    precheck.check(Config("a:b"))
+
+
+def test_certificates_that_do_not(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("localhost")
+    files.key.write_text("")
+    with pytest.raises(ConfigError, match="ssl-keyfile: "):
+        precheck.check(Config("a:b", ssl_certfile=str(files.cert), ssl_keyfile=str(files.key)))
+
+
+def test_a_server_without_tls_does_not_load_it() -> None:
+    program = (
+        "import sys; from shardserve.config.model import Config; from shardserve.master import precheck; "
+        "precheck.check(Config('a:b')); sys.exit('shardserve.net.tls' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_urls_as_clients_write_them() -> None:
+    urls = ["http://127.0.0.1:8000", "unix:/run/s"]
+    assert banner.spoken(urls, tls=False) == urls
+    assert banner.spoken(urls, tls=True) == ["https://127.0.0.1:8000", "unix:/run/s"]
