@@ -125,7 +125,8 @@ typedef struct Connection {
     bool flushing;    /* http1_flush is on the stack */
     bool handed_off;  /* the transport may hold output of ours */
     bool lingering;   /* our side is closed; input is read and dropped until the peer closes */
-    bool closing;     /* close() or abort() was called on the transport */
+    bool closing;     /* close() or abort() was called on the transport, or will be: close_when_taken */
+    bool close_when_taken; /* close() once the transport has sent what it holds: resume_writing() */
     bool served_any;
 } Connection;
 

@@ -146,9 +146,8 @@ end_body_window(Connection *connection)
         reject_late(connection, "the request body came more slowly than min-request-body-rate");
 }
 
-/* What the transport holds of our output, or -1: it does not say. May run Python. */
-static int64_t
-held_bytes(const Connection *connection)
+int64_t
+deadline_held_bytes(const Connection *connection)
 {
     const State *state = connection->factory->state;
     PyObject *transport = Py_XNewRef(connection->transport);
@@ -165,7 +164,7 @@ held_bytes(const Connection *connection)
 static void
 end_rest(Connection *connection, Deadline kind)
 {
-    bool answering = connection->handed_off && held_bytes(connection) > 0;
+    bool answering = connection->handed_off && deadline_held_bytes(connection) > 0;
     if (connection->deadline != kind)
         return;
     if (answering || connection->unparsed != NULL)
@@ -202,7 +201,7 @@ static bool
 is_stalled(Connection *connection, int64_t now_ms)
 {
     int64_t limit_ms = connection->factory->limits.write_stall_ms;
-    int64_t waiting = held_bytes(connection);
+    int64_t waiting = deadline_held_bytes(connection);
     int64_t taken = (int64_t)connection->sent_bytes - waiting - queued_bytes(connection);
     if (waiting < 0 || taken > connection->taken_bytes) {
         connection->taken_bytes = taken;

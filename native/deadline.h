@@ -37,6 +37,9 @@ void deadline_stop(struct Connection *connection);
 /* After bytes were parsed: starts what the client owes now, if it is not running already, or stops it. */
 void deadline_after_input(struct Connection *connection);
 
+/* What the transport holds of our output, or -1: it does not say. May run Python. */
+int64_t deadline_held_bytes(const struct Connection *connection);
+
 /* The transport holds output: whether the client takes any of it is watched until it is gone. */
 void deadline_watch_output(struct Connection *connection);
 

@@ -74,6 +74,32 @@ can_write_eof(Connection *connection)
     return can;
 }
 
+/* A TLS transport gives what it holds so many seconds from close() on, however fast the client takes it. So close()
+ * comes once it holds nothing; until then the write stall is watched. Whether that is so. May run Python. */
+static bool
+close_later(Connection *connection)
+{
+    if (!connection->secure || !connection->handed_off || deadline_held_bytes(connection) <= 0)
+        return false;
+    /* With a limit of 0 pause_writing() has come by the end of this, and resume_writing() will. */
+    connection->close_when_taken = true;
+    PyObject *transport = Py_XNewRef(connection->transport);
+    PyObject *zero = PyLong_FromLong(0);
+    PyObject *result = transport == NULL || zero == NULL
+                           ? NULL
+                           : call_method1(transport, connection->factory->state->names.set_write_buffer_limits, zero);
+    if (result == NULL) {
+        connection->close_when_taken = false;
+        if (PyErr_Occurred())
+            PyErr_WriteUnraisable(transport);
+    }
+    bool later = result != NULL;
+    Py_XDECREF(result);
+    Py_XDECREF(zero);
+    Py_XDECREF(transport);
+    return later;
+}
+
 void
 connection_close(Connection *connection)
 {
@@ -99,7 +125,8 @@ connection_close(Connection *connection)
     connection->closing = true;
     connection_close_output(connection);
     deadline_stop(connection);
-    connection_call_transport(connection, state->names.close);
+    if (!close_later(connection))
+        connection_call_transport(connection, state->names.close);
 }
 
 void

@@ -110,6 +110,20 @@ copy_piece(Connection *connection, File *file, int64_t most)
     return connection->file != file ? PUMP_BROKEN : connection->write_paused ? PUMP_WAIT : PUMP_ON;
 }
 
+/* The socket is full, or the transport holds output: it gets a piece to wait with, and says when it holds nothing. May run
+ * Python. */
+static Pump
+copy_to_wait(Connection *connection, File *file)
+{
+    if (!file->limited) {
+        file->limited = true;
+        limit_transport(connection, true);
+        if (connection->file != file)
+            return PUMP_BROKEN;
+    }
+    return connection->write_paused ? PUMP_WAIT : copy_piece(connection, file, PIECE_BYTES);
+}
+
 /* The next piece goes from file to socket. May run Python. */
 static Pump
 send_piece(Connection *connection, File *file)
@@ -133,13 +147,7 @@ send_piece(Connection *connection, File *file)
     case ENOBUFS:
     case ENOMEM:
     case EAGAIN:
-        if (!file->limited) {
-            file->limited = true;
-            limit_transport(connection, true);
-            if (connection->file != file)
-                return PUMP_BROKEN;
-        }
-        return copy_piece(connection, file, PIECE_BYTES);
+        return copy_to_wait(connection, file);
     case EIO: return break_off(connection, "the file that it was sent could not be read");
     default:
         connection_abort(connection);
@@ -235,6 +243,8 @@ pump_piece(Connection *connection, File *file)
     bool by_transport = http1_needs_transport(connection);
     if (connection->file != file)
         return PUMP_BROKEN;
+    if (by_transport && connection->fd >= 0)
+        return copy_to_wait(connection, file);
     return by_transport || file->copied ? copy_piece(connection, file, COPY_BYTES) : send_piece(connection, file);
 }
 

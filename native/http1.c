@@ -380,6 +380,11 @@ http1_resume_writing(PyObject *self, PyObject *unused)
     Connection *connection = (Connection *)self;
     (void)unused;
     connection->write_paused = false;
+    if (UNLIKELY(connection->close_when_taken)) {
+        connection->close_when_taken = false;
+        connection_call_transport(connection, connection->factory->state->names.close);
+        Py_RETURN_NONE;
+    }
     if (UNLIKELY(connection->file != NULL)) {
         Py_INCREF(connection);
         file_pump(connection);

@@ -101,7 +101,10 @@ connection_adjust_reading(Connection *connection)
 void
 connection_poll_paused(Connection *connection)
 {
-    if (!connection->reading_paused || connection->output_closed || connection->queue_fd < 0)
+    /* Of a reset that comes together with bytes, a TLS transport hears on uvloop that there is something to read, once.
+     * It reads the bytes. */
+    bool unsure = connection->secure && (connection->current != NULL || !connection->served_any);
+    if (!(connection->reading_paused || unsure) || connection->output_closed || connection->queue_fd < 0)
         return;
     struct pollfd ask = {.fd = connection->queue_fd, .events = POLLRDHUP};
     if (poll(&ask, 1, 0) <= 0)
@@ -111,7 +114,7 @@ connection_poll_paused(Connection *connection)
         connection_abort(connection);
         connection_gone(connection);
     }
-    else if (connection->current != NULL && connection->websocket == NULL) {
+    else if (connection->reading_paused && connection->current != NULL && connection->websocket == NULL) {
         cycle_input_closed(connection->current);
     }
     Py_DECREF(connection);

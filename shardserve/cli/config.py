@@ -26,7 +26,10 @@ config.add_command(init)
 def check(ctx: click.Context, /, **_: object) -> None:
     """Check the file and the environment, and report every mistake."""
     reading = loader_of(ctx).read()
-    config_of(ctx, reading)
+    settings = config_of(ctx, reading)
+    from ..master import precheck
+
+    precheck.check(settings)
     click.echo(f"{reading.path or 'no configuration file; the environment'}: no mistakes")
 
 

@@ -198,9 +198,7 @@ def _import(channel: Channel, config: Config, *, preloading: bool = False) -> AS
     uncaught.install()
     try:
         envfile.apply(config.env_file, os.environ)
-        app = load_app(
-            config.app, app_dir=config.app_dir, factory=config.factory, interface=config.interface
-        )
+        app = load_app(config.app, app_dir=config.app_dir, factory=config.factory, interface=config.interface)
     except (AppImportError, ConfigError) as error:
         text = str(error)
         _fail(channel, "import", text + (NO_LOOP_HINT if preloading and NO_LOOP in text else ""))

@@ -121,6 +121,7 @@ class Opening:
         self._tasks: set[asyncio.Task[None]] = set()
         self._was_full = False
         self._connect_tls = _transport_maker() if certificates is not None else None
+        self._quiet = _Quiet() if certificates is not None else None
 
     # How many
 
@@ -154,6 +155,11 @@ class Opening:
         """Close all that are being opened."""
         for task in self._tasks:
             task.cancel()
+
+    def close(self) -> None:
+        """The loop is somebody else's again."""
+        if self._quiet is not None:
+            self._quiet.end()
 
     def look(self, now: float) -> None:
         """Call it once a second, with the loop's time: certificates whose files have changed are loaded."""
@@ -360,21 +366,31 @@ def _transport_maker() -> Callable[..., Awaitable[Any]]:
     logger = logging.getLogger("aiofastnet")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.ERROR)
-    loop = asyncio.get_running_loop()
-    before = loop.get_exception_handler()
-
-    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # A client that closes in its handshake comes here, too: but whoever waits for the handshake has it.
-        if context.get("message") == "SSL handshake failed" and _is_ours(context.get("transport")):
-            return
-        if before is not None:
-            before(loop, context)
-        else:
-            loop.default_exception_handler(context)
-
-    loop.set_exception_handler(handle)
     connect: Callable[..., Awaitable[Any]] = aiofastnet.connect_accepted_socket
     return connect
+
+
+class _Quiet:
+    """The running loop's exception handler, without what whoever waits for a handshake hears anyway: that a
+    client has closed in it.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._before = self._loop.get_exception_handler()
+        self._loop.set_exception_handler(self._handle)
+
+    def end(self) -> None:
+        if self._loop.get_exception_handler() == self._handle:
+            self._loop.set_exception_handler(self._before)
+
+    def _handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if context.get("message") == "SSL handshake failed" and _is_ours(context.get("transport")):
+            return
+        if self._before is not None:
+            self._before(loop, context)
+        else:
+            loop.default_exception_handler(context)
 
 
 def _is_ours(transport: object) -> bool:

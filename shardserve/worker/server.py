@@ -394,6 +394,8 @@ class Server:
             loop.remove_signal_handler(signal.SIGTERM)
         if self._heart is not None:
             self._heart.stop()
+        if self._opening is not None:
+            self._opening.close()
         self._end_ticking()
         self._drop_errands()
 

@@ -57,12 +57,12 @@ async def test_not_called_below_it() -> None:
     assert calls == []
 
 
-@pytest.mark.parametrize("extra", [{"socket": None}, {"ssl_object": object()}])
-async def test_not_called_without_a_plain_socket(extra: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("extra", "number"), [({"socket": None}, 0), ({"ssl_object": object()}, 1)])
+async def test_a_descriptor_below_tls_counts(extra: dict[str, Any], number: int) -> None:
     calls: list[int] = []
     driver = Driver(ok, max_fd=1, on_crowded=lambda: calls.append(1))
     driver.connect(FakeTransport(extra=extra))
-    assert calls == []
+    assert calls == [1] * number
 
 
 @pytest.mark.parametrize("options", [{"max_fd": 0}, {"max_fd": -1}, {}])

@@ -39,3 +39,10 @@ def test_urls_as_clients_write_them() -> None:
     urls = ["http://127.0.0.1:8000", "unix:/run/s"]
     assert banner.spoken(urls, tls=False) == urls
     assert banner.spoken(urls, tls=True) == ["https://127.0.0.1:8000", "unix:/run/s"]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    precheck.check(Config("main:app", static=((("/a"), str(tmp_path / "a")),)))
+    with pytest.raises(ConfigError, match="is not a directory"):
+        precheck.check(Config("main:app", static=(("/a", str(tmp_path / "a")), ("/b", str(tmp_path / "b")))))
