@@ -7,12 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 APP ?= shardserve.demo:app
 PYTEST := $(BIN)/python -m pytest
-# These share the cores (each leak program is a process of its own). The rest forks, or starts servers, and is alone.
+# These share the cores (each leak program is a process of its own). The rest forks, or starts servers: no test of it
+# may have threads beside it. So it is two lanes, each one test after the other: mostly one waits, the other computes.
 PARALLEL := tests/conformance tests/leaks
-ALONE := tests/unit tests/native tests/e2e tests/faults tests/budget tests/autobahn
+SERVING := tests/faults tests/e2e tests/autobahn
+COMPUTING := tests/unit tests/native tests/budget
 NATIVE := $(wildcard native/*.c native/*.h)
 
-.PHONY: help run test build lint format unit native-tests fuzz-smoke sanitize pythons install-check tools generated \
+.PHONY: help run test serving computing build lint format unit native-tests fuzz-smoke sanitize pythons install-check tools generated \
         bench leaks fuzz autobahn clean
 
 help:
@@ -33,8 +35,15 @@ run: $(VENV)/run.stamp
 test: tools build lint
 	@$(BIN)/python -m tests.autobahn --prepare || echo "Autobahn's suite is not installed: its smoke test will skip"
 	$(PYTEST) -q -n auto $(PARALLEL)
-	$(PYTEST) -q $(ALONE)
-	$(MAKE) --no-print-directory native-tests fuzz-smoke sanitize pythons install-check
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=line serving computing
+	$(MAKE) --no-print-directory pythons install-check
+
+serving: build
+	$(PYTEST) -q -p no:cacheprovider $(SERVING)
+
+computing: build
+	$(PYTEST) -q -p no:cacheprovider $(COMPUTING)
+	$(MAKE) --no-print-directory native-tests fuzz-smoke sanitize
 
 # ---- set-up ----
 

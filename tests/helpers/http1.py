@@ -352,8 +352,8 @@ class Server:
         try:
             self.call(self._listener.close)
             try:
-                until(lambda: self.factory.connections == 0, "connections to go", 2)
-                until(lambda: self.factory.in_flight == 0, "requests to end", 2)
+                until(lambda: self.factory.connections == 0, "connections to go", 5)
+                until(lambda: self.factory.in_flight == 0, "requests to end", 5)
             except AssertionError as error:
                 counts = f"connections {self.factory.connections}, in flight {self.factory.in_flight}"
                 leaks.append(f"{error}: {counts}")

@@ -303,10 +303,8 @@ class ServerProcess:
         shutil.rmtree(self.runtime, ignore_errors=True)
 
     def ctl(self, *arguments: str) -> Any:
-        """``shardserve ctl … --json`` of this server, whatever else runs here: what it prints. It must succeed."""
-        named = {"--pid", "--socket"} & set(arguments)
-        master = self.pid if self._heir is None else self._heir.pid
-        done = self.run_ctl(*arguments, *(() if named else ("--pid", str(master))), "--json")
+        """``shardserve ctl … --json`` of this server: what it prints. It must succeed."""
+        done = self.run_ctl(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

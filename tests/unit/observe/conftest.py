@@ -20,6 +20,7 @@ def restored_loggers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ]
     kept = [(one, one.level, one.disabled, one.propagate, one.handlers[:], one.filters[:]) for one in touched]
     threshold = logging.root.manager.disable
+    names.reset()  # whoever ran before
     yield
     logging.disable(threshold)
     for logger, level, disabled, propagate, handlers, filters in kept:
