@@ -5,8 +5,6 @@ python -m tests.leaks.file_program SCENARIO REQUESTS
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import json
 import os
 import sys
@@ -15,10 +13,9 @@ from typing import Any
 
 import uvloop
 
-from shardserve._native import ProtocolFactory
 from shardserve.asgi.static import Static
 from shardserve.asgi.static_files import Folder
-from tests.leaks.program import STATUS, Client, Scenario, get, head, measure, tick
+from tests.leaks.program import STATUS, Client, Scenario, get, head, left_by
 
 FOLDER = tempfile.TemporaryDirectory()
 SIZES = {"empty": 0, "small": 1000, "large": 200_000, "huge": 16 << 20}
@@ -111,37 +108,17 @@ SCENARIOS = {
 
 
 async def main(scenario: Scenario, requests: int) -> dict[str, int]:
-    loop = asyncio.get_running_loop()
     make_files()
-    factory = ProtocolFactory(
+    static = [(b"/static", Static(b"/static", Folder(FOLDER.name), 0))]
+    return await left_by(
         app,
-        loop=loop,
-        context=contextvars.copy_context(),
-        state={"a": 1},
-        static=[(b"/static", Static(b"/static", Folder(FOLDER.name), 0))],
+        scenario.run,
+        requests,
+        client=Client,
+        static=static,
         on_debug=lambda info: None,
-        on_app_error=lambda *args: None,
-        on_reject=lambda *args: None,
-        access=lambda *args: None,
         **scenario.settings,
     )
-    server = await loop.create_server(factory, "127.0.0.1", 0, backlog=1000)
-    client = Client(server.sockets[0].getsockname(), factory)
-    ticking = loop.create_task(tick(factory))
-
-    async def settle() -> dict[str, int]:
-        while factory.connections or factory.in_flight:
-            await asyncio.sleep(0.001)
-        return measure()
-
-    await scenario.run(client, requests // 4)
-    before = await settle()
-    await scenario.run(client, requests)
-    after = await settle()
-    ticking.cancel()
-    server.close()
-    factory.close()
-    return {name: after[name] - before[name] for name in before} | {"served": factory.served}
 
 
 if __name__ == "__main__":

@@ -427,20 +427,20 @@ async def tick(factory: ProtocolFactory) -> None:
         await asyncio.sleep(TICK_S)
 
 
-async def main(scenario: Scenario, requests: int) -> dict[str, int]:
+async def left_by(
+    app: Any, run: Callable[[Any, int], Any], count: int, *, client: Any = None, **settings: Any
+) -> dict[str, int]:
+    """What is there after ``run(client, count)`` and was not there after a quarter of it, which warms up.
+    ``client``: is made with the server's address and its factory; ``settings``: the factory's.
+    """
     loop = asyncio.get_running_loop()
-    factory = ProtocolFactory(
-        app,
-        loop=loop,
-        context=contextvars.copy_context(),
-        state={"a": 1},
-        on_app_error=lambda *args: None,
-        on_reject=lambda *args: None,
-        access=lambda *args: None,
-        **scenario.settings,
-    )
+    given: dict[str, Any] = {
+        "loop": loop, "context": contextvars.copy_context(), "state": {"a": 1}, "access": lambda *args: None,
+        "on_app_error": lambda *args: None, "on_reject": lambda *args: None,
+    }  # fmt: skip
+    factory = ProtocolFactory(app, **(given | settings))
     server = await loop.create_server(factory, "127.0.0.1", 0, backlog=1000)
-    client = Client(server.sockets[0].getsockname(), factory)
+    one = (client or Client)(server.sockets[0].getsockname(), factory)
     ticking = loop.create_task(tick(factory))
 
     async def settle() -> dict[str, int]:
@@ -448,14 +448,18 @@ async def main(scenario: Scenario, requests: int) -> dict[str, int]:
             await asyncio.sleep(0.001)
         return measure()
 
-    await scenario.run(client, requests // 4)
+    await run(one, count // 4)
     before = await settle()
-    await scenario.run(client, requests)
+    await run(one, count)
     after = await settle()
     ticking.cancel()
     server.close()
     factory.close()
     return {name: after[name] - before[name] for name in before} | {"served": factory.served}
+
+
+async def main(scenario: Scenario, requests: int) -> dict[str, int]:
+    return await left_by(app, scenario.run, requests, **scenario.settings)
 
 
 if __name__ == "__main__":

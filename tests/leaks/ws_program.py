@@ -9,7 +9,6 @@ As tests/leaks/program.py: growth of memory, descriptors and objects between the
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import json
 import random
 import socket
@@ -27,7 +26,7 @@ from shardserve.config.model import Config
 from shardserve.worker.limits import request_limits
 from tests.helpers.ws import BINARY, CONTINUATION, TEXT, binary, close, frame, handshake, ping, text
 from tests.helpers.ws_peer import fragments, header, large
-from tests.leaks.program import TICK_S, measure, tick
+from tests.leaks.program import TICK_S, left_by
 
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 
@@ -278,34 +277,8 @@ SCENARIOS = {
 
 
 async def main(scenario: Scenario, messages: int) -> dict[str, int]:
-    loop = asyncio.get_running_loop()
-    factory = ProtocolFactory(
-        app,
-        loop=loop,
-        context=contextvars.copy_context(),
-        state={"a": 1},
-        on_app_error=lambda *args: None,
-        on_reject=lambda *args: None,
-        access=lambda *args: None,
-        **(request_limits(Config("none:none", **scenario.settings)) | scenario.native),  # type: ignore[arg-type]
-    )
-    server = await loop.create_server(factory, "127.0.0.1", 0, backlog=1000)
-    client = Client(server.sockets[0].getsockname(), factory)
-    ticking = loop.create_task(tick(factory))
-
-    async def settle() -> dict[str, int]:
-        while factory.connections or factory.in_flight:
-            await asyncio.sleep(0.001)
-        return measure()
-
-    await scenario.run(client, messages // 4)
-    before = await settle()
-    await scenario.run(client, messages)
-    after = await settle()
-    ticking.cancel()
-    server.close()
-    factory.close()
-    return {name: after[name] - before[name] for name in before}
+    settings: Any = request_limits(Config("none:none", **scenario.settings)) | scenario.native  # type: ignore[arg-type]
+    return await left_by(app, scenario.run, messages, client=Client, **settings)
 
 
 if __name__ == "__main__":
