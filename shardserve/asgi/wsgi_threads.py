@@ -1,6 +1,8 @@
-"""The threads that run a WSGI app: as many as allowed, made when there is work, kept until the process ends.
+"""The threads that run a WSGI app: as many as allowed, made when there is work, kept as long as their app.
 
 Rules of this file: work is begun in the order it came; what finds no free thread waits. Work never raises.
+A server in somebody else's process may end long before that does, so a thread that waits for work does not
+hold its ``Threads``, and ends with it.
 The threads are daemons: a worker waits for its requests, not for its threads, and one whose request was cut
 at a deadline must not keep the process.
 """
@@ -8,6 +10,7 @@ at a deadline must not keep the process.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
@@ -22,7 +25,8 @@ class Threads:
         self.count = 0
         self.busy = 0  # submitted and not done, those that wait included
         self._lock = threading.Lock()
-        self._work: SimpleQueue[Work] = SimpleQueue()
+        self._work: SimpleQueue[Work | None] = SimpleQueue()  # None: no more will come
+        weakref.finalize(self, self._work.put, None)
 
     def submit(self, work: Work) -> None:
         """Have ``work`` done as soon as a thread is free. Raises RuntimeError if not even one can be had."""
@@ -36,7 +40,9 @@ class Threads:
     def _add(self) -> None:
         name = f"shardserve-wsgi-{self.count + 1}"
         try:
-            threading.Thread(target=self._run, name=name, daemon=True).start()
+            threading.Thread(
+                target=_run, args=(self._work, weakref.ref(self)), name=name, daemon=True
+            ).start()
         except RuntimeError:  # the system has no more: those that there are must do
             if self.count == 0:
                 self.busy -= 1
@@ -44,11 +50,18 @@ class Threads:
         else:
             self.count += 1
 
-    def _run(self) -> None:
-        while True:
-            work = self._work.get()
-            work()
-            # What the request leaves behind is not kept until the next one comes.
-            del work
-            with self._lock:
-                self.busy -= 1
+    def _done(self) -> None:
+        with self._lock:
+            self.busy -= 1
+
+
+def _run(queue: SimpleQueue[Work | None], owner: weakref.ref[Threads]) -> None:
+    while (work := queue.get()) is not None:
+        work()
+        # What the request leaves behind is not kept until the next one comes.
+        del work
+        threads = owner()
+        if threads is not None:
+            threads._done()
+        del threads
+    queue.put(None)  # for the next one

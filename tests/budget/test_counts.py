@@ -189,7 +189,7 @@ async def blocks(path: str) -> int:
 @pytest.mark.skipif(os.environ.get("PYTHONMALLOC") == "malloc", reason="blocks are pymalloc's")
 @pytest.mark.parametrize("path", ["/", "/later"])
 def test_no_block_outlives_its_request(path: str) -> None:
-    assert abs(survives(blocks, path)) < 20  # of 1000 requests, without the collector
+    assert abs(survives(blocks, path)) < 100  # of 1000 requests, without the collector
 
 
 async def idle_memory(ours: bool) -> float:

@@ -215,7 +215,7 @@ async def blocks(kind: str, depth: int) -> int:
 @DEPTHS
 @KINDS
 def test_no_block_outlives_its_message(kind: str, depth: int) -> None:
-    assert abs(survives(blocks, kind, depth)) < 20  # of 2000 messages, without the collector
+    assert abs(survives(blocks, kind, depth)) < 100  # of 2000 messages, without the collector
 
 
 # System calls, counted by strace

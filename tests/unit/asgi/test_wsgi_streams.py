@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import io
 import threading
 
@@ -361,3 +362,15 @@ async def test_a_body_is_a_file_for_those_who_look():
         return [str(len(list(body))).encode()]
 
     assert (await call(app, Client(parts_of(b"a\nb", b"\nc")))).body == b"3"
+
+
+async def test_threads_end_with_their_app():
+    """A server inside another program may end long before that does."""
+    before = set(threading.enumerate())
+    wsgi, clients = Wsgi(answering([b"ok"]), threads=3), [Client(), Client(), Client()]
+    await asyncio.gather(*(wsgi(scope_of("/"), one.receive, one.send) for one in clients))
+    mine = set(threading.enumerate()) - before
+    assert mine
+    del wsgi
+    gc.collect()
+    await until_true(lambda: not mine & set(threading.enumerate()), "the threads to end")
