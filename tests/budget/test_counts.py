@@ -180,16 +180,18 @@ async def blocks(path: str) -> int:
     gc.collect()
     gc.disable()
     await serve(200)  # the collector has emptied the interpreter's free lists
-    before = sys.getallocatedblocks()
-    await serve(1000)
-    after = sys.getallocatedblocks()
-    return after - before
+    found = []
+    for _ in range(3):  # the interpreter allocates some for itself, once in a while
+        before = sys.getallocatedblocks()
+        await serve(1000)
+        found.append(sys.getallocatedblocks() - before)
+    return min(found)
 
 
 @pytest.mark.skipif(os.environ.get("PYTHONMALLOC") == "malloc", reason="blocks are pymalloc's")
 @pytest.mark.parametrize("path", ["/", "/later"])
 def test_no_block_outlives_its_request(path: str) -> None:
-    assert abs(survives(blocks, path)) < 100  # of 1000 requests, without the collector
+    assert abs(survives(blocks, path)) < 20  # of 1000 requests, without the collector
 
 
 async def idle_memory(ours: bool) -> float:

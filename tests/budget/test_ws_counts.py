@@ -205,17 +205,19 @@ async def blocks(kind: str, depth: int) -> int:
     gc.collect()
     gc.disable()
     await serve(400)  # the collector has emptied the interpreter's free lists
-    before = sys.getallocatedblocks()
-    await serve(2000)
-    after = sys.getallocatedblocks()
-    return after - before
+    found = []
+    for _ in range(3):  # the interpreter allocates some for itself, once in a while
+        before = sys.getallocatedblocks()
+        await serve(2000)
+        found.append(sys.getallocatedblocks() - before)
+    return min(found)
 
 
 @pytest.mark.skipif(os.environ.get("PYTHONMALLOC") == "malloc", reason="blocks are pymalloc's")
 @DEPTHS
 @KINDS
 def test_no_block_outlives_its_message(kind: str, depth: int) -> None:
-    assert abs(survives(blocks, kind, depth)) < 100  # of 2000 messages, without the collector
+    assert abs(survives(blocks, kind, depth)) < 20  # of 2000 messages, without the collector
 
 
 # System calls, counted by strace

@@ -126,7 +126,7 @@ def ends(folder: Path, call: str, number: signal.Signals | None) -> dict[str, tu
 def test_an_object_is_served_by_the_scripts_own_process(tmp_path: Path) -> None:
     with script(tmp_path, "server.run(app, port={port})") as one:
         assert one.get()["pid"] == one.process.pid
-        assert f"http://127.0.0.1:{one.port} (press Ctrl-C to stop)" in one.log
+        until(lambda: f"http://127.0.0.1:{one.port} (press Ctrl-C to stop)" in one.log, "the address")
         assert 'GET / HTTP/1.1" 200 OK' in until(lambda: one.out, "the access log")
 
 
