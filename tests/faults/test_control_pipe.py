@@ -219,7 +219,7 @@ def test_a_drain_reaches_one_that_was_stuck(listener: socket.socket) -> None:
 def test_one_that_never_reads_is_killed(listener: socket.socket) -> None:
     with Stuck(listener) as stuck:
         stuck.crew.kill_overdue(stuck.now + STUCK_KILL_S - 1)
-        assert psutil.Process(stuck.pid).status() == psutil.STATUS_STOPPED
+        until(lambda: psutil.Process(stuck.pid).status() == psutil.STATUS_STOPPED, "it to stand still, alive")
         stuck.crew.kill_overdue(stuck.now + STUCK_KILL_S)
         assert stuck.reaped() == -signal.SIGKILL
 
