@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 from click.core import ParameterSource
 
-from ..config.kinds import ChoiceOrImport, LogConfig
+from ..config.kinds import LogConfig
 from ..config.load import FILE_ENV, FILE_NAME, Loader, Reading, flag_origin
 from ..config.model import SETTINGS, Config, Setting, describe
 from ..config.values import BOOLEAN_WORDS, Choice, FilePath, Kind, Many, Switch
@@ -161,7 +161,7 @@ def _completion(kind: Kind) -> Callable[[click.Context, click.Parameter, str], l
         # Here, not above: only a shell that asks for completions needs it.
         from click.shell_completion import CompletionItem
 
-        if isinstance(kind, Choice | ChoiceOrImport):
+        if isinstance(kind, Choice):
             return [CompletionItem(word) for word in kind.choices if word.startswith(incomplete)]
         if isinstance(kind.item if isinstance(kind, Many) else kind, FilePath | LogConfig):
             return [CompletionItem(incomplete, type="file")]

@@ -25,26 +25,17 @@ _INI = "ini"
 
 
 @dataclass(frozen=True)
-class ChoiceOrImport(Kind):
+class ChoiceOrImport(Choice):
     """One of some words, or the import string of a class that somebody wrote instead."""
-
-    choices: tuple[str, ...]
-
-    @property
-    def metavar(self) -> str:  # type: ignore[override]
-        return f"[{'|'.join(self.choices)}]"
 
     @property
     def phrase(self) -> str:  # type: ignore[override]
-        return f"one of {', '.join(self.choices)}, or an import string"
+        return f"{super().phrase}, or an import string"
 
     def check(self, value: object) -> str:
         if isinstance(value, str) and ":" in value:
             return ImportString().check(value)
-        try:
-            return Choice(self.choices).check(value)
-        except ValueError:
-            raise self._wrong(value) from None
+        return super().check(value)
 
 
 class Secret(Kind):

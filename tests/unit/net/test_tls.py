@@ -6,7 +6,6 @@ import logging
 import os
 import ssl
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,20 +14,7 @@ from cryptography.x509.oid import NameOID
 from shardserve.errors import ConfigError
 from shardserve.net import tls
 from tests.helpers.certificates import Authority, Files
-
-
-def settings(files: Files | None = None, **given: Any) -> Any:
-    defaults = {
-        "ssl_certfile": str(files.cert) if files else None,
-        "ssl_keyfile": str(files.key) if files else None,
-        "ssl_keyfile_password": None,
-        "ssl_minimum_version": "TLSv1.2",
-        "ssl_cert_reqs": 0,
-        "ssl_ca_certs": None,
-        "ssl_ciphers": None,
-        "ssl_sni": (),
-    }
-    return SimpleNamespace(**{**defaults, **given})
+from tests.helpers.opened import tls_settings as settings
 
 
 @pytest.fixture
