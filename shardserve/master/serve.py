@@ -91,11 +91,7 @@ def _serve(
         urls = banner.spoken(listeners.urls, tls=bool(config.ssl_certfile))
         for line in banner.lines(urls, workers, cores if config.affinity else None):
             log.info("%s", line)
-        crowded = banner.crowding_warning(workers, cores) if config.affinity else None
-        unused = net.activation_warning(config)
-        accepted = uvicorn.compatibility_warnings(config)
-        rotated = log_config.rotation_warning(workers + 1)
-        for warning in (net.backlog_warning(config.backlog), crowded, low_limit, unused, rotated, *accepted):
+        for warning in _warnings(config, workers, cores, low_limit):
             if warning:
                 log.warning("%s", warning)
         if note:
@@ -110,3 +106,17 @@ def _serve(
             return watching.run(workers, first=first)
     finally:
         listeners.close()
+
+
+def _warnings(
+    config: Config, workers: int, cores: affinity.Cores, low_limit: str | None
+) -> tuple[str | None, ...]:
+    """What somebody should hear at the start, in this order. None is nothing."""
+    return (
+        net.backlog_warning(config.backlog),
+        banner.crowding_warning(workers, cores) if config.affinity else None,
+        low_limit,
+        net.activation_warning(config),
+        log_config.rotation_warning(workers + 1),
+        *uvicorn.compatibility_warnings(config),
+    )
