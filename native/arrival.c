@@ -4,7 +4,9 @@
  */
 #include "arrival.h"
 
+#include "accesslog.h"
 #include "connection.h"
+#include "output.h"
 #include "scope.h"
 
 /* ---- told beforehand ---- */
@@ -147,6 +149,19 @@ is_trusted(const Connection *connection, PyObject *client)
     return trusted > 0;
 }
 
+/* What the TLS object calls its version, for the access log; nothing if nobody asks, or on an error. May run Python. */
+static void
+read_tls_version(Connection *connection, PyObject *ssl_object)
+{
+    const Factory *factory = connection->factory;
+    if (ssl_object == Py_None || factory->access_log == NULL || !factory->access_log->wants_tls)
+        return;
+    PyObject *version = call_method0(ssl_object, factory->state->names.version);
+    if (version == NULL)
+        PyErr_WriteUnraisable(ssl_object);
+    Py_XSETREF(connection->tls_version, version);
+}
+
 /* The addresses, TLS and the scope's fixed part. 0, or -1. May run Python. */
 static int
 read_transport(Connection *connection, PyObject *transport)
@@ -159,6 +174,7 @@ read_transport(Connection *connection, PyObject *transport)
         connection->trusted = is_trusted(connection, client);
         Py_XSETREF(connection->client, Py_NewRef(client));
         Py_XSETREF(connection->scope_base, Py_NewRef(base));
+        read_tls_version(connection, tls);
     }
     Py_XDECREF(tls);
     Py_XDECREF(client);
@@ -192,9 +208,9 @@ turn_away(Connection *connection)
     connection->turned_away = true;
     connection->factory->turned_away_count++;
     connection->factory->refused++;
-    http1_cork(connection);
+    output_cork(connection);
     connection_reject(connection, 503, "too many connections (limit-connections)");
-    http1_uncork(connection);
+    output_uncork(connection);
 }
 
 /* ---- arrived ---- */
@@ -226,6 +242,7 @@ arrival_connection_made(PyObject *self, PyObject *transport)
     connection->queue_fd = fd;
     list_append(&factory->connections, &connection->all);
     factory->connection_count++;
+    figures_add(&factory->figures, FIGURE_accepted);
     deadline_start(connection, DEADLINE_FIRST_BYTE);
     if (UNLIKELY(fd >= factory->crowded_fd))
         report_crowded(factory);

@@ -3,6 +3,7 @@
 
 #include "arrival.h"
 #include "file.h"
+#include "output.h"
 #include "request.h"
 #include "websocket.h"
 
@@ -67,6 +68,7 @@ connection_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(connection->scope_base);
     Py_VISIT(connection->client);
     Py_VISIT(connection->announced);
+    Py_VISIT(connection->tls_version);
     Py_VISIT(connection->websocket);
     Py_VISIT(connection->incoming);
     Py_VISIT(connection->current);
@@ -90,6 +92,7 @@ connection_clear(PyObject *self)
     Py_CLEAR(connection->scope_base);
     Py_CLEAR(connection->client);
     Py_CLEAR(connection->announced);
+    Py_CLEAR(connection->tls_version);
     Py_CLEAR(connection->websocket);
     Py_CLEAR(connection->incoming);
     Py_CLEAR(connection->current);
@@ -139,8 +142,8 @@ static PyMethodDef connection_methods[] = {
     {"data_received", connection_data_received, METH_O, "asyncio.Protocol: bytes from the client."},
     {"eof_received", connection_eof_received, METH_NOARGS, "asyncio.Protocol: True keeps a half-closed connection."},
     {"connection_lost", connection_lost, METH_O, "asyncio.Protocol: the end."},
-    {"pause_writing", http1_pause_writing, METH_NOARGS, "asyncio.Protocol: the transport's buffer is full."},
-    {"resume_writing", http1_resume_writing, METH_NOARGS, "asyncio.Protocol: it has room again."},
+    {"pause_writing", output_pause_writing, METH_NOARGS, "asyncio.Protocol: the transport's buffer is full."},
+    {"resume_writing", output_resume_writing, METH_NOARGS, "asyncio.Protocol: it has room again."},
     {"on_message_begin", request_on_message_begin, METH_NOARGS, "httptools"},
     {"on_url", request_on_url, METH_O, "httptools"},
     {"on_header", (PyCFunction)(void (*)(void))request_on_header, METH_FASTCALL, "httptools"},

@@ -44,6 +44,7 @@ typedef struct Connection {
     PyObject *parser;      /* strong, likewise */
     PyObject *scope_base;  /* scope_template() */
     PyObject *client;      /* (host, port) or None */
+    PyObject *tls_version; /* str, where there is TLS and the access log asks for it; or NULL */
     PyObject *announced;   /* set_addresses(): (client, server, scheme), until connection_made(); or NULL */
     struct WebSocket *websocket; /* strong; NULL: this is HTTP. Else what comes is frames (websocket.h) */
     PyObject *weak_list;
@@ -122,7 +123,7 @@ typedef struct Connection {
     bool close_after; /* close once the output is gone */
     bool write_paused;
     bool output_closed; /* nothing may be written any more */
-    bool flushing;    /* http1_flush is on the stack */
+    bool flushing;    /* output_flush is on the stack */
     bool handed_off;  /* the transport may hold output of ours */
     bool lingering;   /* our side is closed; input is read and dropped until the peer closes */
     bool closing;     /* close() or abort() was called on the transport, or will be: close_when_taken */
@@ -153,22 +154,6 @@ bool connection_is_idle(const Connection *connection);
 /* http1.c: the wire, and what connection.c needs of the way out. */
 extern const Wire http1_wire;
 
-/* Sends what is gathered; closes if that was the last. May run Python. */
-void http1_flush(Connection *connection);
-
-/* asyncio.Protocol: the transport's buffer is full: send() waits. */
-PyObject *http1_pause_writing(PyObject *self, PyObject *unused);
-
-/* asyncio.Protocol: it has room again. May run Python. */
-PyObject *http1_resume_writing(PyObject *self, PyObject *unused);
-
-
-/* Between these two, output is only gathered; they nest. */
-void http1_cork(Connection *connection);
-
-/* The last one sends. May run Python. */
-void http1_uncork(Connection *connection);
-
 /* Writes a whole response of our own, with `reason` as its body unless it answers a HEAD (RFC 9110 §9.3.2), and leaves the
  * rest to the caller. */
 void http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool version_10, bool keep);
@@ -184,10 +169,6 @@ int http1_begin_body(Connection *connection, Cycle *cycle, int64_t length, bool 
 /* The line before the bytes of a chunk (RFC 9112 §7.1). 0, or -1 with MemoryError. */
 int http1_begin_chunk(Connection *connection, int64_t length);
 
-/* Whether the transport must take the output: there is no plain socket below it, or it still has output of ours. May run
- * Python. */
-bool http1_needs_transport(Connection *connection);
-
 /* Answers the current request, which the app will not see. The caller holds references to both. May run Python. */
 void http1_refuse(Connection *connection, Cycle *cycle, int status);
 
@@ -202,9 +183,6 @@ void connection_response_done(Connection *connection, Cycle *cycle);
 
 /* The peer is gone: the cycles hear of it. May run Python. */
 void connection_gone(Connection *connection);
-
-/* One line of the access log, if there is one, for what `cycle` was answered. May run Python. */
-void connection_log_access(const Connection *connection, const Cycle *cycle);
 
 /* Keeps the rest of `data` (bytes) from `at` on, in front of what is kept already, or all of it behind that. An error ends
  * the connection. */

@@ -5,6 +5,7 @@
  */
 #include "cycle.h"
 
+#include "accesslog.h"
 #include "await.h"
 #include "task.h"
 #include "websocket.h"
@@ -69,6 +70,9 @@ clear_request(Cycle *cycle)
     Py_CLEAR(cycle->target);
     Py_CLEAR(cycle->headers);
     Py_CLEAR(cycle->client);
+    Py_CLEAR(cycle->request_id);
+    accesslog_forget(cycle->response_fields);
+    cycle->response_fields = NULL;
     Py_CLEAR(cycle->body);
 }
 
@@ -265,15 +269,28 @@ report_error(Cycle *cycle, PyObject *error, PyObject *outcome)
     Factory *factory = cycle->factory;
     PyObject *target = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(cycle->target),
                                               PyBytes_GET_SIZE(cycle->target), NULL);
+    PyObject *request_id = cycle->request_id == NULL
+                               ? Py_NewRef(Py_None)
+                               : PyUnicode_DecodeLatin1(PyBytes_AS_STRING(cycle->request_id),
+                                                        PyBytes_GET_SIZE(cycle->request_id), NULL);
     PyObject *result = NULL;
-    if (target != NULL) {
-        PyObject *args[6] = {NULL, error, cycle->method, target, cycle->client, outcome};
-        result = PyObject_Vectorcall(factory->on_app_error, args + 1, 5 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    if (target != NULL && request_id != NULL) {
+        PyObject *args[7] = {NULL, error, cycle->method, target, cycle->client, outcome, request_id};
+        result = PyObject_Vectorcall(factory->on_app_error, args + 1, 6 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
     if (result == NULL)
         PyErr_WriteUnraisable(factory->on_app_error);
     Py_XDECREF(target);
+    Py_XDECREF(request_id);
     Py_XDECREF(result);
+}
+
+/* Whether the app failed: neither its client went, nor did we cancel it. */
+static bool
+is_app_error(const Factory *factory, PyObject *error)
+{
+    return error != NULL && !PyErr_GivenExceptionMatches(error, factory->state->ClientDisconnected) &&
+           !(factory->aborted && PyErr_GivenExceptionMatches(error, factory->state->CancelledError));
 }
 
 /* What the app failed to do, as an error for the log: it returned without finishing. New reference. */
@@ -316,7 +333,6 @@ end_on_wire(Cycle *cycle, bool failed)
     bool nothing_sent = cycle->response < RESPONSE_BODY;
     cycle->response = RESPONSE_DONE;
     if (nothing_sent && failed) {
-        cycle->status = 500;
         cycle->wire->fail(cycle);
         return state->names.outcome_500;
     }
@@ -347,6 +363,8 @@ cycle_app_done(Cycle *cycle, PyObject *error)
     else if (!finished && !cycle->disconnected && (error != NULL || !end_stream_on_wire(cycle)))
         outcome = end_on_wire(cycle, error != NULL);
     futures_wake(state, &cycle->receive_futures);
+    if (is_app_error(factory, error))
+        figures_add(&factory->figures, FIGURE_app_errors);
     if (error != NULL)
         report_error(cycle, error, factory->aborted && PyErr_GivenExceptionMatches(error, state->CancelledError)
                                        ? state->names.outcome_aborted

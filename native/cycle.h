@@ -89,10 +89,14 @@ typedef struct Cycle {
     PyObject *target;  /* bytes, as on the wire */
     PyObject *headers; /* list of (name, value) */
     PyObject *client;  /* (host, port) or None */
+    PyObject *request_id; /* bytes, or NULL (trace.h) */
+    PyObject **response_fields; /* what the access log wants of them: accesslog_capture(); or NULL */
     bool version_10;
     bool head_only; /* HEAD */
     bool keep_alive; /* the client wants the connection kept (HTTP/1) */
     bool takes_trailers; /* TE: trailers */
+    uint8_t method_kind; /* LineMethod */
+    int64_t begun_ns;    /* when its line had come: account_now_ns() */
     /* its body */
     PyObject *body; /* bytes, or a list of them, or NULL */
     size_t body_bytes;
@@ -110,8 +114,11 @@ typedef struct Cycle {
     bool drops_trailers; /* it did, and they will not */
     bool trailers_begun; /* for the wire */
     bool sending_file; /* likewise: the last message was a file, and not all of it is taken */
+    bool accounted;    /* its figures and its line, before its end: account_broken_off() */
+    bool has_own_id;   /* the app has given the field of the request id itself */
     int status;
     HeadFacts facts;
+    int64_t first_byte_ns; /* when the head was on its way; 0: that is when all of it was */
     uint64_t body_sent;
     /* the app */
     PyObject *app; /* borrowed from the factory: another one than its own; or NULL */

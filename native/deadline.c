@@ -2,6 +2,7 @@
 #include "deadline.h"
 
 #include "connection.h"
+#include "output.h"
 #include "websocket.h"
 
 #include <linux/sockios.h>
@@ -130,9 +131,9 @@ deadline_watch_idle(Connection *connection)
 static void
 reject_late(Connection *connection, const char *reason)
 {
-    http1_cork(connection);
+    output_cork(connection);
     connection_reject(connection, 408, reason);
-    http1_uncork(connection);
+    output_uncork(connection);
 }
 
 static void

@@ -1,6 +1,7 @@
 /* The ways a connection ends: dropped, closed, aborted, ended by the peer, lost. See connection.h. */
 #include "connection.h"
 
+#include "account.h"
 #include "await.h"
 #include "file.h"
 #include "websocket.h"
@@ -28,6 +29,10 @@ void
 connection_drop_current(Connection *connection)
 {
     Cycle *cycle = connection->current;
+    if (cycle != NULL)
+        account_broken_off(connection, cycle); /* may run Python */
+    if (connection->current != cycle)
+        return; /* which has ended it */
     file_drop(connection); /* it is a part of the response */
     connection->current = NULL;
     connection->receiving = NULL;

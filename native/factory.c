@@ -4,6 +4,8 @@
  */
 #include "factory.h"
 
+#include "accesslog.h"
+#include "account.h"
 #include "chars.h"
 #include "connection.h"
 #include "cycle.h"
@@ -200,18 +202,23 @@ take_arguments(Factory *factory, PyObject *args, PyObject *kwargs)
                                   "root_path",    "headers",      "server_header", "date_header", "on_app_error",
                                   "on_reject",    "access",       "max_fd",      "on_crowded",   "underscore_headers",
                                   "websocket",    "tls_info",     "proxy",       "static",       "on_debug",
-                                  NULL};
+                                  "figures",      "duration_bounds_us", "size_bounds_bytes", "request_id_field",
+                                  "make_traceparent", NULL};
     PyObject *app, *loop = NULL, *context = NULL, *state = NULL, *scheme = NULL, *root_path = NULL;
     PyObject *headers = NULL, *on_app_error = NULL, *on_reject = NULL, *access = Py_None;
     PyObject *on_crowded = Py_None, *websocket = Py_None, *tls_info = Py_None, *proxy = Py_None;
-    PyObject *static_routes = NULL, *on_debug = Py_None;
+    PyObject *static_routes = NULL, *on_debug = Py_None, *figures = NULL, *duration_bounds = NULL, *size_bounds = NULL;
+    PyObject *request_id_field = NULL;
     const char *underscore_headers = "safe";
-    int server_header = 1, date_header = 1, max_fd = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppOOOiOsOOOOO:ProtocolFactory", (char **)names, &app, &loop,
+    int server_header = 1, date_header = 1, max_fd = 0, make_traceparent = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppOOOiOsOOOOOOOOOp:ProtocolFactory", (char **)names, &app, &loop,
                                      &context, &state, &scheme, &root_path, &headers, &server_header, &date_header,
                                      &on_app_error, &on_reject, &access, &max_fd, &on_crowded, &underscore_headers,
-                                     &websocket, &tls_info, &proxy, &static_routes, &on_debug) ||
-        !check_arguments(loop, context, state, on_app_error, on_reject))
+                                     &websocket, &tls_info, &proxy, &static_routes, &on_debug, &figures, &duration_bounds,
+                                     &size_bounds, &request_id_field, &make_traceparent) ||
+        !check_arguments(loop, context, state, on_app_error, on_reject) ||
+        figures_take(&factory->figures, figures, duration_bounds, size_bounds) < 0 ||
+        trace_take(&factory->trace, request_id_field, make_traceparent) < 0)
         return -1;
     int underscores = fields_underscores(underscore_headers);
     if (underscores < 0)
@@ -222,7 +229,10 @@ take_arguments(Factory *factory, PyObject *args, PyObject *kwargs)
     factory->lifespan_state = none_as_null(state);
     factory->on_app_error = Py_NewRef(on_app_error);
     factory->on_reject = Py_NewRef(on_reject);
-    factory->access = none_as_null(access);
+    if (Py_IS_TYPE(access, factory->state->accesslog_type))
+        factory->access_log = (AccessLog *)Py_NewRef(access);
+    else
+        factory->access = none_as_null(access);
     factory->on_crowded = none_as_null(on_crowded);
     factory->websocket = none_as_null(websocket);
     factory->tls_info = none_as_null(tls_info);
@@ -303,6 +313,14 @@ factory_close(PyObject *self, PyObject *unused)
 }
 
 static PyObject *
+factory_count_states(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    account_connections((Factory *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 factory_get_connections(PyObject *self, void *unused)
 {
     (void)unused;
@@ -345,6 +363,7 @@ factory_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(factory->on_app_error);
     Py_VISIT(factory->on_reject);
     Py_VISIT(factory->access);
+    Py_VISIT(factory->access_log);
     Py_VISIT(factory->on_empty);
     Py_VISIT(factory->on_crowded);
     Py_VISIT(factory->websocket);
@@ -386,6 +405,7 @@ factory_clear(PyObject *self)
     Py_CLEAR(factory->on_app_error);
     Py_CLEAR(factory->on_reject);
     Py_CLEAR(factory->access);
+    Py_CLEAR(factory->access_log);
     Py_CLEAR(factory->on_empty);
     Py_CLEAR(factory->on_crowded);
     Py_CLEAR(factory->websocket);
@@ -405,6 +425,8 @@ factory_dealloc(PyObject *self)
     factory_clear(self);
     CHECK(list_empty(&factory->connections));
     pool_clear(&factory->pool);
+    figures_release(&factory->figures);
+    trace_clear(&factory->trace);
     Py_CLEAR(factory->scheme);
     Py_CLEAR(factory->root_path);
     Py_CLEAR(factory->root_path_bytes);
@@ -425,6 +447,7 @@ static PyMethodDef factory_methods[] = {
      "drain(on_empty, *, grace_ms=0): finish what is in flight."},
     {"end_streams", factory_end_streams, METH_NOARGS, "Tell endless responses that their client is gone; how many."},
     {"abort", factory_abort, METH_NOARGS, "Cut every connection; how many requests were in flight."},
+    {"count_states", factory_count_states, METH_NOARGS, "Count the open connections by what they do."},
     {"close", factory_close, METH_NOARGS, "Let go of the spare tasks and the free lists."},
     {NULL},
 };

@@ -9,12 +9,15 @@
 
 #include "date.h"
 #include "deadline.h"
+#include "figures.h"
 #include "limit.h"
 #include "list.h"
+#include "trace.h"
 #include "writer.h"
 
 struct Cycle;
 struct Parked;
+struct AccessLog;
 
 typedef struct Factory {
     PyObject_HEAD
@@ -26,7 +29,8 @@ typedef struct Factory {
     PyObject *lifespan_state; /* dict, or NULL */
     PyObject *on_app_error;
     PyObject *on_reject;
-    PyObject *access;   /* NULL: no access log */
+    struct AccessLog *access_log; /* NULL: there is none, or a callable in its place: */
+    PyObject *access;
     PyObject *on_empty; /* NULL until drain() */
     PyObject *on_crowded; /* NULL: nobody asks */
     PyObject *websocket;  /* the engine (websocket.h); NULL: a handshake is an ordinary GET */
@@ -55,6 +59,8 @@ typedef struct Factory {
     Link idles;       /* Connection.idle_timer, likewise */
     Link cycles;      /* Cycle.in_flight: given to the app and not finished */
     Limits limits;
+    Figures figures;
+    Trace trace;
     uint8_t underscores; /* Underscores, in fields.h */
     bool told_untrusted; /* that a peer which is not trusted sends forwarded fields */
     Py_ssize_t connection_count;

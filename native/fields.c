@@ -104,7 +104,9 @@ fields_init_names(State *state)
     state->field_host = known_field(state, "host");
     state->field_upgrade = known_field(state, "upgrade");
     state->field_te = known_field(state, "te");
-    return state->field_te == NULL ? -1 : 0;
+    state->field_traceparent = known_field(state, "traceparent");
+    state->field_authorization = known_field(state, "authorization");
+    return state->field_authorization == NULL ? -1 : 0;
 }
 
 /* The lower-cased name: shared if common (*is_known). New reference; NULL with MemoryError. */

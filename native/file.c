@@ -1,7 +1,10 @@
 /* Files as response bodies. See file.h. In the order bytes move: a part of a file, pumped, done. */
 #include "file.h"
 
+#include "account.h"
+
 #include "await.h"
+#include "output.h"
 
 #include <errno.h>
 #include <sys/sendfile.h>
@@ -106,7 +109,7 @@ copy_piece(Connection *connection, File *file, int64_t most)
         return break_off(connection, "the file that it was sent became shorter, or could not be read");
     file->offset += length;
     file->left -= length;
-    http1_flush(connection);
+    output_flush(connection);
     return connection->file != file ? PUMP_BROKEN : connection->write_paused ? PUMP_WAIT : PUMP_ON;
 }
 
@@ -182,7 +185,13 @@ file_done(Connection *connection)
         connection_response_done(connection, cycle);
     futures_wake(connection->factory->state, &connection->write_futures);
     if (!connection->corked)
-        http1_flush(connection);
+        output_flush(connection);
+}
+
+int64_t
+file_left(const Connection *connection)
+{
+    return connection->file == NULL ? 0 : connection->file->left;
 }
 
 void
@@ -231,7 +240,7 @@ schedule_pump(Connection *connection)
 static Pump
 pump_piece(Connection *connection, File *file)
 {
-    http1_flush(connection); /* what stands before it */
+    output_flush(connection); /* what stands before it */
     if (connection->file != file)
         return PUMP_BROKEN;
     if (connection->flushing) { /* below us: what stands before it is not out of our hands yet */
@@ -240,7 +249,7 @@ pump_piece(Connection *connection, File *file)
     }
     if (connection->write_paused || connection->output_closed)
         return PUMP_WAIT;
-    bool by_transport = http1_needs_transport(connection);
+    bool by_transport = output_needs_transport(connection);
     if (connection->file != file)
         return PUMP_BROKEN;
     if (by_transport && connection->fd >= 0)
@@ -301,6 +310,8 @@ file_send(Cycle *cycle, int fd, int64_t offset, int64_t length, bool more)
         close(fd);
         return PyErr_Occurred() ? -1 : (PyErr_NoMemory(), -1);
     }
+    if (cycle->first_byte_ns == 0)
+        cycle->first_byte_ns = account_now_ns();
     *file = (File){.fd = fd, .offset = offset, .left = length, .more = more};
     connection->file = file;
     cycle->sending_file = true;

@@ -15,6 +15,9 @@ int file_send(Cycle *cycle, int fd, int64_t offset, int64_t length, bool more);
 /* Goes on with Connection.file, as far as there is room. May run Python. */
 void file_pump(Connection *connection);
 
+/* How much of Connection.file has not been taken by the socket or the transport; 0 if there is none. */
+int64_t file_left(const Connection *connection);
+
 /* Lets go of Connection.file, if there is one: it will not be sent. Runs no Python. */
 void file_drop(Connection *connection);
 

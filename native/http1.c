@@ -4,10 +4,14 @@
  */
 #include "connection.h"
 
+#include "accesslog.h"
+#include "account.h"
 #include "await.h"
 #include "chars.h"
 #include "file.h"
 #include "head.h"
+#include "output.h"
+#include "trace.h"
 
 #include <sys/socket.h>
 #include <time.h>
@@ -31,6 +35,12 @@ put_text(char *to, const char *text, size_t length)
     return to + length;
 }
 
+static char *
+put_bytes(char *to, PyObject *bytes)
+{
+    return put_text(to, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+}
+
 /* RFC 9110 §10.2.3, in seconds: the shortest there is. What is too much now is usually over by then. */
 #define RETRY_AFTER "retry-after: 1\r\n"
 
@@ -41,7 +51,11 @@ static int
 put_head_end(Connection *connection, const HeadFacts *facts, int64_t content_length, bool keep, bool version_10)
 {
     Factory *factory = connection->factory;
+    const Cycle *cycle = connection->current;
+    PyObject *id = cycle == NULL || cycle->has_own_id ? NULL : cycle->request_id;
     size_t fixed = (size_t)PyBytes_GET_SIZE(factory->fixed_fields);
+    if (UNLIKELY(id != NULL))
+        fixed += (size_t)(PyBytes_GET_SIZE(factory->trace.request_id_field) + PyBytes_GET_SIZE(id)) + 4;
     char *to = writer_reserve(&connection->out, fixed + FRAMING_BYTES + DATE_LINE_LENGTH + 32);
     if (to == NULL)
         return -1;
@@ -52,7 +66,11 @@ put_head_end(Connection *connection, const HeadFacts *facts, int64_t content_len
     }
     if (factory->server_header && !facts->has_server)
         to = PUT(to, "server: shardserve\r\n");
-    to = put_text(to, PyBytes_AS_STRING(factory->fixed_fields), fixed);
+    to = put_bytes(to, factory->fixed_fields);
+    if (UNLIKELY(id != NULL)) {
+        to = PUT(put_bytes(to, factory->trace.request_id_field), ": ");
+        to = PUT(put_bytes(to, id), "\r\n");
+    }
     if (connection->framing == FRAMING_CHUNKED) {
         to = PUT(to, "transfer-encoding: chunked\r\n");
     }
@@ -89,12 +107,30 @@ http1_simple_response(Connection *connection, int status, const char *reason, bo
     connection->keep = keep;
 }
 
+/* A head of the app's is encoded: what else is to be known of its fields. Runs no Python. 0, or -1 with MemoryError and the
+ * output back at `mark`. */
+static int
+look_at_fields(Connection *connection, Cycle *cycle, PyObject *fields, WriterMark mark)
+{
+    const Factory *factory = connection->factory;
+    cycle->has_own_id = cycle->request_id != NULL && trace_has_own_id(cycle, fields);
+    if (factory->access_log == NULL)
+        return 0;
+    accesslog_forget(cycle->response_fields);
+    cycle->response_fields = accesslog_capture(factory->access_log, fields);
+    if (cycle->response_fields != NULL || !PyErr_Occurred())
+        return 0;
+    writer_rollback(&connection->out, mark);
+    return -1;
+}
+
 int
 http1_switch(Connection *connection, PyObject *fields)
 {
     HeadFacts facts;
     WriterMark mark = writer_mark(&connection->out);
-    if (head_encode(connection->factory->state, &connection->out, 101, fields, &facts) < 0)
+    if (head_encode(connection->factory->state, &connection->out, 101, fields, &facts) < 0 ||
+        look_at_fields(connection, connection->current, fields, mark) < 0)
         return -1;
     connection->framing = FRAMING_NONE;
     if (put_head_end(connection, &facts, -1, true, false) == 0)
@@ -130,7 +166,8 @@ http1_head(Cycle *cycle, int status, PyObject *fields)
     Connection *connection = stream_of(cycle);
     CHECK(connection->current == cycle && !connection->head_open);
     WriterMark mark = writer_mark(&connection->out);
-    if (head_encode(connection->factory->state, &connection->out, status, fields, &cycle->facts) < 0)
+    if (head_encode(connection->factory->state, &connection->out, status, fields, &cycle->facts) < 0 ||
+        look_at_fields(connection, cycle, fields, mark) < 0)
         return -1;
     connection->head_mark = mark;
     connection->head_open = true;
@@ -143,6 +180,8 @@ http1_begin_body(Connection *connection, Cycle *cycle, int64_t length, bool more
     int64_t content_length = -1;
     if (!connection->head_open)
         return 0;
+    if (more)
+        cycle->first_byte_ns = account_now_ns();
     bool keep = decide_keep(connection, cycle);
     if (cycle->no_body) {
         connection->framing = FRAMING_NONE;
@@ -208,7 +247,7 @@ http1_body(Cycle *cycle, PyObject *bytes, bool more)
     if (!more)
         connection_response_done(connection, cycle);
     if (!connection->corked || connection->out.total > WRITER_FLUSH_BYTES)
-        http1_flush(connection);
+        output_flush(connection);
     connection_check(connection);
     Py_DECREF(connection);
     return result;
@@ -238,7 +277,7 @@ http1_trailers(Cycle *cycle, PyObject *fields, bool more)
         connection_response_done(connection, cycle);
     }
     if (!connection->corked)
-        http1_flush(connection);
+        output_flush(connection);
     connection_check(connection);
     Py_DECREF(connection);
     return 0;
@@ -257,13 +296,22 @@ http1_hint(Cycle *cycle, PyObject *links)
         return -1;
     }
     Py_INCREF(connection);
-    http1_flush(connection); /* corked or not: a hint is for the time until the response */
+    output_flush(connection); /* corked or not: a hint is for the time until the response */
     connection_check(connection);
     Py_DECREF(connection);
     return 0;
 }
 
 /* ---- when the app fails ---- */
+
+/* What is counted of a simple response that is the cycle's. */
+static void
+answered_by_us(Cycle *cycle, int status)
+{
+    cycle->status = status;
+    cycle->no_body = cycle->head_only;
+    cycle->body_sent = strlen(head_reason(status));
+}
 
 static void
 http1_fail(Cycle *cycle)
@@ -274,11 +322,15 @@ http1_fail(Cycle *cycle)
         writer_rollback(&connection->out, connection->head_mark);
     connection->head_open = false;
     cycle->facts = (HeadFacts){.content_length = -1};
-    http1_simple_response(connection, 500, "Internal Server Error", cycle->head_only, cycle->version_10,
+    cycle->has_own_id = false;
+    accesslog_forget(cycle->response_fields);
+    cycle->response_fields = NULL;
+    answered_by_us(cycle, 500);
+    http1_simple_response(connection, 500, head_reason(500), cycle->head_only, cycle->version_10,
                           decide_keep(connection, cycle));
     connection_response_done(connection, cycle);
     if (!connection->corked)
-        http1_flush(connection);
+        output_flush(connection);
     connection_check(connection);
     Py_DECREF(connection);
 }
@@ -288,12 +340,12 @@ http1_refuse(Connection *connection, Cycle *cycle, int status)
 {
     CHECK(connection->current == cycle && !cycle->started && !connection->head_open);
     cycle->response = RESPONSE_DONE;
-    cycle->status = status;
+    answered_by_us(cycle, status);
     http1_simple_response(connection, status, head_reason(status), cycle->head_only, cycle->version_10,
                           decide_keep(connection, cycle));
     connection_response_done(connection, cycle);
     if (!connection->corked || connection->out.total > WRITER_FLUSH_BYTES)
-        http1_flush(connection);
+        output_flush(connection);
     connection_check(connection);
 }
 
@@ -321,7 +373,7 @@ http1_cut(Cycle *cycle)
         http1_reset(connection);
     }
     else if (!connection->corked) {
-        http1_flush(connection);
+        output_flush(connection);
     }
     connection_check(connection);
     Py_DECREF(connection);
@@ -343,7 +395,7 @@ http1_want_body(Cycle *cycle)
             return -1;
         }
         if (!connection->corked)
-            http1_flush(connection);
+            output_flush(connection);
     }
     connection_adjust_reading(connection);
     if (connection->unparsed != NULL)
@@ -366,166 +418,16 @@ http1_wait_writable(Cycle *cycle)
     return futures_add(factory->state, factory->loop, &connection->write_futures);
 }
 
-PyObject *
-http1_pause_writing(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    ((Connection *)self)->write_paused = true;
-    Py_RETURN_NONE;
-}
-
-PyObject *
-http1_resume_writing(PyObject *self, PyObject *unused)
-{
-    Connection *connection = (Connection *)self;
-    (void)unused;
-    connection->write_paused = false;
-    if (UNLIKELY(connection->close_when_taken)) {
-        connection->close_when_taken = false;
-        connection_call_transport(connection, connection->factory->state->names.close);
-        Py_RETURN_NONE;
-    }
-    if (UNLIKELY(connection->file != NULL)) {
-        Py_INCREF(connection);
-        file_pump(connection);
-        connection_check(connection);
-        Py_DECREF(connection);
-        Py_RETURN_NONE;
-    }
-    if (connection->unparsed != NULL)
-        connection_schedule_resume(connection); /* it waits for its output to be gone */
-    futures_wake(connection->factory->state, &connection->write_futures);
-    Py_RETURN_NONE;
-}
-
-/* ---- flush ---- */
-
-void
-http1_cork(Connection *connection)
-{
-    connection->corked++;
-}
-
-void
-http1_uncork(Connection *connection)
-{
-    CHECK(connection->corked > 0);
-    if (--connection->corked == 0)
-        http1_flush(connection);
-}
-
 static void
 wire_cork(PyObject *stream)
 {
-    http1_cork((Connection *)stream);
+    output_cork((Connection *)stream);
 }
 
 static void
 wire_uncork(PyObject *stream)
 {
-    http1_uncork((Connection *)stream);
-}
-
-bool
-http1_needs_transport(Connection *connection)
-{
-    const State *state = connection->factory->state;
-    if (connection->fd < 0)
-        return true;
-    if (!connection->handed_off)
-        return false;
-    PyObject *transport = Py_NewRef(connection->transport);
-    PyObject *size = call_method0(transport, state->names.get_write_buffer_size);
-    Py_ssize_t waiting = size == NULL ? -1 : PyLong_AsSsize_t(size);
-    if (PyErr_Occurred())
-        PyErr_WriteUnraisable(transport);
-    Py_XDECREF(size);
-    Py_DECREF(transport);
-    connection->handed_off = waiting != 0;
-    return connection->handed_off;
-}
-
-#define TLS_RECORD_BYTES 16384
-
-static void
-hand_to_transport(Connection *connection)
-{
-    const State *state = connection->factory->state;
-    deadline_watch_output(connection);
-    /* A TLS transport makes a record of each part, at least (RFC 8446 §5.1: of 16 KiB at most). */
-    bool joined = connection->secure && connection->out.total <= TLS_RECORD_BYTES;
-    PyObject *parts = joined ? writer_take_joined(&connection->out) : writer_take(&connection->out);
-    PyObject *transport = Py_XNewRef(connection->transport);
-    PyObject *result = NULL;
-    connection->handed_off = true;
-    if (parts != NULL && transport != NULL)
-        result = call_method1(transport, joined ? state->names.write : state->names.writelines, parts);
-    if (PyErr_Occurred()) {
-        /* The output is lost: whatever came next would stand behind a hole. */
-        PyErr_WriteUnraisable(transport);
-        connection_abort(connection);
-        connection_gone(connection);
-    }
-    Py_XDECREF(parts);
-    Py_XDECREF(result);
-    Py_XDECREF(transport);
-}
-
-static void
-send_output(Connection *connection)
-{
-    bool by_transport = !connection->output_closed && http1_needs_transport(connection);
-    if (connection->output_closed) {
-        writer_clear(&connection->out);
-        return;
-    }
-    connection->sent_bytes += connection->out.total;
-    switch (by_transport ? WRITER_PARTIAL : writer_send(&connection->out, connection->fd)) {
-    case WRITER_SENT: break;
-    case WRITER_PARTIAL: hand_to_transport(connection); break;
-    case WRITER_BROKEN:
-        connection_abort(connection);
-        connection_gone(connection);
-        break;
-    }
-}
-
-/* A head whose first body message has not come stays back: the app may still fail, and get a 500. */
-static void
-send_before_open_head(Connection *connection)
-{
-    PyObject *head = writer_cut(&connection->out, connection->head_mark);
-    if (head == NULL) {
-        PyErr_WriteUnraisable((PyObject *)connection);
-        connection_abort(connection);
-        return;
-    }
-    send_output(connection);
-    connection->head_mark = writer_mark(&connection->out);
-    if (!connection->output_closed &&
-        writer_copy(&connection->out, PyBytes_AS_STRING(head), (size_t)PyBytes_GET_SIZE(head)) < 0)
-        PyErr_WriteUnraisable((PyObject *)connection);
-    Py_DECREF(head);
-}
-
-void
-http1_flush(Connection *connection)
-{
-    if (connection->flushing)
-        return; /* whoever flushes will see this output, too */
-    connection->flushing = true;
-    while (connection->out.block != NULL) {
-        if (!connection->head_open) {
-            send_output(connection);
-            continue;
-        }
-        if (connection->head_mark.total > 0)
-            send_before_open_head(connection);
-        break;
-    }
-    connection->flushing = false;
-    if (connection->close_after && !connection->closing && !connection->lingering)
-        connection_close(connection);
+    output_uncork((Connection *)stream);
 }
 
 const Wire http1_wire = {

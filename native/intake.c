@@ -6,10 +6,13 @@
 #define _GNU_SOURCE /* POLLRDHUP */
 #include "connection.h"
 
+#include "account.h"
 #include "feed.h"
 #include "forwarded.h"
 #include "head.h"
+#include "output.h"
 #include "scope.h"
+#include "trace.h"
 #include "websocket.h"
 
 #include <poll.h>
@@ -281,9 +284,9 @@ connection_data_received(PyObject *self, PyObject *data)
             Py_DECREF(connection);
             return NULL;
         }
-        http1_cork(connection);
+        output_cork(connection);
         connection_feed(connection, whole, 0);
-        http1_uncork(connection);
+        output_uncork(connection);
         Py_DECREF(whole);
     }
     connection_check(connection);
@@ -318,7 +321,7 @@ static_app(const Cycle *cycle)
 static PyObject *
 request_scope(Connection *connection, Cycle *cycle)
 {
-    PyObject *scope = scope_build(cycle, connection->scope_base);
+    PyObject *scope = trace_begin(cycle) < 0 ? NULL : scope_build(cycle, connection->scope_base);
     if (scope == NULL)
         PyErr_WriteUnraisable((PyObject *)connection); /* out of memory */
     else if (UNLIKELY(connection->forwarded) && forwarded_apply(connection, cycle, scope) < 0)
@@ -375,7 +378,7 @@ connection_resume(PyObject *self, PyObject *unused)
         Py_DECREF(connection);
         Py_RETURN_NONE;
     }
-    http1_cork(connection);
+    output_cork(connection);
     PyObject *data = connection->unparsed;
     if (data != NULL && !must_hold(connection)) {
         Py_ssize_t at = connection->unparsed_at;
@@ -395,31 +398,11 @@ connection_resume(PyObject *self, PyObject *unused)
              !connection->closing) {
         cycle_input_closed(connection->current); /* it came behind others: nobody has told it yet */
     }
-    http1_uncork(connection);
+    output_uncork(connection);
     connection_adjust_reading(connection);
     connection_check(connection);
     Py_DECREF(connection);
     Py_RETURN_NONE;
-}
-
-void
-connection_log_access(const Connection *connection, const Cycle *cycle)
-{
-    Factory *factory = connection->factory;
-    const State *state = factory->state;
-    if (factory->access == NULL || cycle->status == 0)
-        return;
-    PyObject *status = PyLong_FromLong(cycle->status);
-    PyObject *result = NULL;
-    if (status != NULL) {
-        PyObject *args[6] = {NULL, cycle->client, cycle->method, cycle->target,
-                             cycle->version_10 ? state->names.version_10 : state->names.version_11, status};
-        result = PyObject_Vectorcall(factory->access, args + 1, 5 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    }
-    if (result == NULL)
-        PyErr_WriteUnraisable(factory->access);
-    Py_XDECREF(status);
-    Py_XDECREF(result);
 }
 
 void
@@ -438,7 +421,7 @@ connection_response_done(Connection *connection, Cycle *cycle)
     if (!connection->keep)
         connection->close_after = true;
     Py_CLEAR(cycle->stream);
-    connection_log_access(connection, cycle);
+    account_response(connection, cycle);
     cycle_release(cycle); /* the connection's */
     if (connection->close_after)
         return;

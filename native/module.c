@@ -8,10 +8,13 @@
  *   ws_frame ws_mask    pure leaves of WebSocket
  *   websocket ws_*      WebSocket: handshake, the way in, receive and send, the end
  *   connection          the asyncio.Protocol; intake and request: the way in; http1: out; ending: the end
+ *   figures trace       what is counted; who a request is
+ *   accesslog access_ops escape account   the access log; what is counted and logged of a request
  *   factory             what the connections of one worker share
  */
 #include "native.h"
 
+#include "accesslog.h"
 #include "await.h"
 #include "connection.h"
 #include "cycle.h"
@@ -87,7 +90,7 @@ init_types(PyObject *module, State *state)
         {&state->cycle_type, &cycle_spec},     {&state->send_type, &send_spec},
         {&state->receive_type, &receive_spec}, {&state->ready_type, &ready_spec},
         {&state->waiter_type, &waiter_spec},   {&state->parked_type, &parked_spec},
-        {&state->websocket_type, &websocket_spec},
+        {&state->websocket_type, &websocket_spec}, {&state->accesslog_type, &accesslog_spec},
     };
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         *types[i].slot = (PyTypeObject *)PyType_FromModuleAndSpec(module, types[i].spec, NULL);
@@ -95,7 +98,8 @@ init_types(PyObject *module, State *state)
             return -1;
     }
     state->ready_none = (PyObject *)PyObject_New(PyObject, state->ready_type);
-    if (state->ready_none == NULL || PyModule_AddType(module, state->factory_type) < 0)
+    if (state->ready_none == NULL || PyModule_AddType(module, state->factory_type) < 0 ||
+        PyModule_AddType(module, state->accesslog_type) < 0 || figures_init_module(module) < 0)
         return -1;
     return PyModule_AddType(module, state->connection_type);
 }
@@ -138,6 +142,8 @@ module_exec(PyObject *module)
     X(field_host)                                                                                  \
     X(field_te)                                                                                    \
     X(field_upgrade)                                                                               \
+    X(field_traceparent)                                                                           \
+    X(field_authorization)                                                                         \
     X(factory_type)                                                                                \
     X(connection_type)                                                                             \
     X(cycle_type)                                                                                  \
@@ -146,7 +152,8 @@ module_exec(PyObject *module)
     X(ready_type)                                                                                  \
     X(waiter_type)                                                                                 \
     X(parked_type)                                                                                 \
-    X(websocket_type)
+    X(websocket_type)                                                                              \
+    X(accesslog_type)
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)

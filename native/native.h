@@ -130,6 +130,8 @@
     X(count, "count")                                                                              \
     X(trailers, "trailers")                                                                        \
     X(more_trailers, "more_trailers")                                                              \
+    X(request_id, "shardserve.request_id")                                                         \
+    X(id, "id")                                                                                    \
     X(links, "links")                                                                              \
     X(info, "info")                                                                                \
     X(trusts, "trusts")                                                                            \
@@ -154,6 +156,7 @@ typedef struct {
     PyTypeObject *waiter_type;
     PyTypeObject *parked_type;
     PyTypeObject *websocket_type;
+    PyTypeObject *accesslog_type;
     /* the one ready awaitable whose result is None */
     PyObject *ready_none;
     PyObject *empty_bytes;
@@ -182,6 +185,8 @@ typedef struct {
     PyObject *field_host;
     PyObject *field_upgrade;
     PyObject *field_te;
+    PyObject *field_traceparent;
+    PyObject *field_authorization;
     PyObject *methods[LINE_OTHER]; /* str, by LineMethod */
     struct {
 #define X(name, text) PyObject *name;

@@ -2,6 +2,7 @@
 #include "connection.h"
 
 #include "head.h"
+#include "trace.h"
 
 void
 connection_report(const Connection *connection, int status, const char *reason)
@@ -66,7 +67,11 @@ connection_refuse_overload(Connection *connection)
 {
     Cycle *cycle = (Cycle *)Py_NewRef(connection->current);
     connection->factory->refused++;
-    http1_refuse(connection, cycle, 503);
+    if (trace_begin(cycle) < 0)
+        PyErr_WriteUnraisable((PyObject *)connection); /* out of memory */
+    if (connection->current == cycle) { /* else the collector ran, and the client went */
+        http1_refuse(connection, cycle, 503);
+        connection_report(connection, 503, "too many requests in flight (limit-concurrency)");
+    }
     cycle_release(cycle);
-    connection_report(connection, 503, "too many requests in flight (limit-concurrency)");
 }

@@ -1,6 +1,7 @@
 /* httptools' callbacks. See request.h. In the order the parser calls them. */
 #include "request.h"
 
+#include "account.h"
 #include "connection.h"
 #include "fields.h"
 
@@ -83,6 +84,8 @@ request_on_message_begin(PyObject *self, PyObject *unused)
         return NULL;
     cycle->version_10 = connection->line.version_10;
     cycle->head_only = connection->line.method == LINE_HEAD;
+    cycle->method_kind = (uint8_t)connection->line.method;
+    cycle->begun_ns = account_now_ns();
     Py_RETURN_NONE;
 }
 
@@ -153,7 +156,8 @@ request_on_headers_complete(PyObject *self, PyObject *unused)
     /* The parser stops behind the head of an Upgrade and would take the body for another protocol. */
     connection->wants_upgrade &= connection->connection_upgrade;
     connection->body_behind_upgrade = connection->wants_upgrade && has_body;
-    connection->request_count++;
+    if (connection->request_count++ > 0)
+        figures_add(&connection->factory->figures, FIGURE_reused);
     connection->incoming = NULL;
     connection->current = cycle;
     connection->receiving = cycle;

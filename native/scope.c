@@ -143,15 +143,33 @@ set_own(PyObject *scope, PyObject *key, PyObject *value)
     return set;
 }
 
+/* extensions["shardserve.request_id"] = {"id": str}. 0, or -1. */
+static int
+add_request_id(const Cycle *cycle, PyObject *extensions)
+{
+    const State *state = cycle->factory->state;
+    PyObject *text = PyUnicode_DecodeASCII(PyBytes_AS_STRING(cycle->request_id), PyBytes_GET_SIZE(cycle->request_id), NULL);
+    PyObject *details = text == NULL ? NULL : PyDict_New();
+    int result = details == NULL ? -1 : PyDict_SetItem(details, state->names.id, text);
+    Py_XDECREF(text);
+    if (result == 0)
+        return set_own(extensions, state->names.request_id, details);
+    Py_XDECREF(details);
+    return -1;
+}
+
 /* scope["extensions"], where the template has left the tls extension or None: `offered` (borrowed) as a dict of the request's
  * own. The dicts in it are shared. 0, or -1. */
 static int
-own_extensions(const State *state, PyObject *scope, PyObject *offered)
+own_extensions(const Cycle *cycle, PyObject *scope, PyObject *offered)
 {
+    const State *state = cycle->factory->state;
     PyObject *tls = PyDict_GetItemWithError(scope, state->names.extensions);
     PyObject *extensions = PyDict_Copy(offered);
     if (extensions != NULL && UNLIKELY(tls != NULL && tls != Py_None) &&
         set_own(extensions, state->names.tls, PyDict_Copy(tls)) < 0)
+        Py_CLEAR(extensions);
+    if (extensions != NULL && UNLIKELY(cycle->request_id != NULL) && add_request_id(cycle, extensions) < 0)
         Py_CLEAR(extensions);
     return set_own(scope, state->names.extensions, extensions);
 }
@@ -172,7 +190,7 @@ scope_build(Cycle *cycle, PyObject *scope_base)
         PyDict_SetItem(scope, state->names.headers, cycle->headers) < 0)
         goto fail;
     /* An app may write to them. */
-    if (own_extensions(state, scope, cycle->version_10 ? factory->extensions_10 : factory->extensions_11) < 0 ||
+    if (own_extensions(cycle, scope, cycle->version_10 ? factory->extensions_10 : factory->extensions_11) < 0 ||
         set_own(scope, state->names.asgi, PyDict_Copy(factory->asgi)) < 0)
         goto fail;
     if (query != state->empty_bytes && PyDict_SetItem(scope, state->names.query_string, query) < 0)
@@ -204,6 +222,7 @@ scope_build_websocket(Cycle *cycle, PyObject *scope_base, PyObject *subprotocols
     if (scope != NULL && extensions != NULL &&
         set_own(extensions, state->names.websocket_response, PyDict_New()) == 0 &&
         (tls == NULL || tls == Py_None || set_own(extensions, state->names.tls, PyDict_Copy(tls)) == 0) &&
+        (cycle->request_id == NULL || add_request_id(cycle, extensions) == 0) &&
         PyDict_SetItem(scope, state->names.extensions, extensions) == 0 &&
         PyDict_SetItem(scope, state->names.type, state->names.websocket) == 0 &&
         PyDict_SetItem(scope, state->names.scheme, secure ? state->names.wss : state->names.ws) == 0 &&

@@ -4,6 +4,7 @@
  */
 #include "websocket.h"
 
+#include "output.h"
 #include "ws_frame.h"
 
 /* What the app may say. */
@@ -138,7 +139,7 @@ write_frame(Connection *connection, WsOpcode opcode, const char *data, Py_ssize_
         return -1;
     }
     if (!connection->corked || connection->out.total > WRITER_FLUSH_BYTES)
-        http1_flush(connection);
+        output_flush(connection);
     return 0;
 }
 
@@ -166,6 +167,7 @@ send_data(Cycle *cycle, PyObject *data, const char *text, Py_ssize_t length)
 {
     WebSocket *websocket = cycle->websocket;
     websocket->messages++;
+    figures_add(&cycle->factory->figures, FIGURE_ws_messages_sent);
     if (UNLIKELY(websocket->extensions != NULL && length >= cycle->factory->limits.ws_compress_min))
         return write_compressed(cycle, data);
     Connection *connection = (Connection *)Py_NewRef(cycle->stream);

@@ -1,6 +1,8 @@
 /* The ways a WebSocket ends, and how long its client may be silent (RFC 6455 §7, §5.5.2). See websocket.h. */
 #include "websocket.h"
 
+#include "output.h"
+
 /* ---- output of the engine ---- */
 
 int
@@ -15,7 +17,7 @@ websocket_write(Connection *connection, PyObject *frames)
     if (writer_body(&connection->out, frames) < 0)
         return -1;
     if (!connection->corked || connection->out.total > WRITER_FLUSH_BYTES)
-        http1_flush(connection);
+        output_flush(connection);
     return 0;
 }
 
@@ -86,11 +88,11 @@ websocket_engine_failed(Connection *connection, WebSocket *websocket)
     PyErr_WriteUnraisable(connection->factory->websocket);
     if (websocket->state == WS_CLOSED)
         return;
-    http1_cork(connection);
+    output_cork(connection);
     if (was_open && writer_copy(&connection->out, close_1011, sizeof(close_1011)) < 0)
         PyErr_Clear();
     websocket_end(connection, websocket, WS_CODE_INTERNAL_ERROR, NULL, true);
-    http1_uncork(connection);
+    output_uncork(connection);
     connection_report(connection, WS_CODE_INTERNAL_ERROR, "the WebSocket engine failed");
 }
 
@@ -117,7 +119,7 @@ websocket_app_done(Cycle *cycle, PyObject *error)
     if (connection == NULL)
         return websocket->closed_by_app ? state->names.outcome_closed : state->names.outcome_gone;
     PyObject *outcome = state->names.outcome_closed;
-    http1_cork(connection);
+    output_cork(connection);
     if (websocket->state == WS_OPEN) {
         websocket_close_for(connection, error == NULL ? WS_CODE_NORMAL : WS_CODE_INTERNAL_ERROR, "");
         outcome = state->names.outcome_1011;
@@ -127,7 +129,7 @@ websocket_app_done(Cycle *cycle, PyObject *error)
         Py_CLEAR(cycle->stream);
         cycle_release(cycle); /* the connection's */
     }
-    http1_uncork(connection);
+    output_uncork(connection);
     connection_check(connection);
     Py_DECREF(connection);
     return outcome;
@@ -154,10 +156,10 @@ websocket_eof(Connection *connection)
         return connection->close_after && !connection->closing;
     if (connection->unparsed != NULL || websocket->feeding)
         return true; /* websocket_resume() comes back to it */
-    http1_cork(connection);
+    output_cork(connection);
     websocket_end(connection, websocket, WS_CODE_ABNORMAL, NULL, false);
     websocket_wake(connection);
-    http1_uncork(connection);
+    output_uncork(connection);
     return true;
 }
 
@@ -191,11 +193,11 @@ end_silence(Connection *connection)
         deadline_start(connection, DEADLINE_WS_PING);
         return;
     }
-    http1_cork(connection);
+    output_cork(connection);
     websocket_close_for(connection, WS_CODE_INTERNAL_ERROR, "keepalive ping timeout");
     websocket_end(connection, websocket, WS_CODE_INTERNAL_ERROR, NULL, false);
     websocket_wake(connection);
-    http1_uncork(connection);
+    output_uncork(connection);
     connection_report(connection, WS_CODE_INTERNAL_ERROR, "keepalive ping timeout");
     connection_abort(connection); /* its output may never go away */
     connection_gone(connection);
@@ -210,9 +212,9 @@ websocket_deadline(Connection *connection)
     case DEADLINE_WS_PING: send_ping(connection); break;
     case DEADLINE_WS_PONG: end_silence(connection); break;
     default:
-        http1_cork(connection);
+        output_cork(connection);
         websocket_end(connection, websocket, WS_CODE_ABNORMAL, NULL, false);
-        http1_uncork(connection);
+        output_uncork(connection);
         break;
     }
     connection_check(connection);

@@ -5,6 +5,7 @@
  */
 #include "websocket.h"
 
+#include "output.h"
 #include "ws_frame.h"
 #include "ws_mask.h"
 
@@ -26,6 +27,7 @@ static int
 take_message(WebSocket *websocket, PyObject *message)
 {
     websocket->messages++;
+    figures_add(&websocket->factory->figures, FIGURE_ws_messages_received);
     return websocket_queue(websocket, message);
 }
 
@@ -372,12 +374,12 @@ websocket_data_received(Connection *connection, PyObject *data)
             connection_schedule_resume(connection);
     }
     else {
-        http1_cork(connection);
+        output_cork(connection);
         websocket->turning = true;
         feed(connection, data, 0);
         feed_while_taken(connection);
         websocket->turning = false;
-        http1_uncork(connection);
+        output_uncork(connection);
     }
     connection_adjust_reading(connection);
 }
@@ -386,7 +388,7 @@ void
 websocket_resume(Connection *connection)
 {
     WebSocket *websocket = connection->websocket;
-    http1_cork(connection);
+    output_cork(connection);
     if (connection->unparsed != NULL && !websocket->feeding && is_taking(connection, websocket)) {
         websocket->turning = true;
         feed_held(connection);
@@ -395,7 +397,7 @@ websocket_resume(Connection *connection)
     }
     if (connection->input_ended && connection->unparsed == NULL && connection->transport != NULL)
         websocket_eof(connection);
-    http1_uncork(connection);
+    output_uncork(connection);
     connection_adjust_reading(connection);
 }
 

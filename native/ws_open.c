@@ -1,11 +1,14 @@
 /* The opening handshake (RFC 6455 §4.2): asked of the engine, given to the app, accepted or denied. See websocket.h. */
 #include "websocket.h"
 
+#include "account.h"
 #include "chars.h"
 #include "fields.h"
 #include "forwarded.h"
 #include "head.h"
+#include "output.h"
 #include "scope.h"
+#include "trace.h"
 
 /* ---- the request ---- */
 
@@ -25,6 +28,7 @@ answer(Cycle *cycle, int status, PyObject *fields, PyObject *text)
         return -1;
     cycle->status = status;
     cycle->no_body = cycle->head_only;
+    cycle->body_sent = (uint64_t)PyBytes_GET_SIZE(text);
     cycle->response = RESPONSE_DONE;
     return cycle->wire->body(cycle, text, false);
 }
@@ -74,6 +78,8 @@ websocket_run(Connection *connection, Cycle *cycle)
     int status;
     PyObject *fields, *detail, *extensions;
     PyObject *scope = NULL;
+    if (trace_begin(cycle) < 0)
+        PyErr_WriteUnraisable((PyObject *)connection); /* out of memory */
     PyObject *answered = ask_engine(connection, cycle);
     if (connection->current != cycle) { /* the engine ran long enough for the client to go */
         if (answered == NULL)
@@ -210,7 +216,8 @@ take_over(Connection *connection, Cycle *cycle)
     cycle->status = 101;
     deadline_start(connection, DEADLINE_WS_PING);
     deadline_watch_idle(connection);
-    connection_log_access(connection, cycle);
+    figures_add(&connection->factory->figures, FIGURE_websockets_accepted);
+    account_response(connection, cycle);
 }
 
 int
@@ -230,7 +237,7 @@ websocket_accept(Cycle *cycle, PyObject *message)
     if (result == 0) {
         take_over(connection, cycle);
         if (!connection->corked)
-            http1_flush(connection);
+            output_flush(connection);
         if (connection->factory->ending_streams)
             websocket_restart(connection);
         if (connection->unparsed != NULL || connection->input_ended)

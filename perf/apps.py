@@ -28,7 +28,7 @@ BODY_100K_HEADERS = [BINARY, (b"content-length", b"%d" % len(BODY_100K))]
 JSON_DOCUMENT = {"message": "Hello, world!", "items": [1, 2, 3], "ok": True}
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def answer_lifespan(receive: Receive, send: Send) -> None:
     """Say yes to startup and to shutdown; some peers log a traceback for an app that refuses."""
     while True:
         message = await receive()
@@ -40,7 +40,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 async def plain(scope: Message, receive: Receive, send: Send) -> None:
     """Thirteen bytes and two headers: what remains is the server."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await answer_lifespan(receive, send)
         return
     await send({"type": "http.response.start", "status": 200, "headers": PLAIN_HEADERS})
     await send({"type": "http.response.body", "body": PLAIN_BODY})
@@ -49,7 +49,7 @@ async def plain(scope: Message, receive: Receive, send: Send) -> None:
 async def json(scope: Message, receive: Receive, send: Send) -> None:
     """A small document, encoded for every request."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await answer_lifespan(receive, send)
         return
     body = json_module.dumps(JSON_DOCUMENT).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -60,7 +60,7 @@ async def json(scope: Message, receive: Receive, send: Send) -> None:
 async def read_body(scope: Message, receive: Receive, send: Send) -> None:
     """Read the whole request body and answer with its length."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await answer_lifespan(receive, send)
         return
     length, more = 0, True
     while more:
@@ -76,7 +76,7 @@ async def read_body(scope: Message, receive: Receive, send: Send) -> None:
 async def body_100k(scope: Message, receive: Receive, send: Send) -> None:
     """One 100 KiB body, referenced rather than built."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await answer_lifespan(receive, send)
         return
     await send({"type": "http.response.start", "status": 200, "headers": BODY_100K_HEADERS})
     await send({"type": "http.response.body", "body": BODY_100K})
@@ -85,7 +85,7 @@ async def body_100k(scope: Message, receive: Receive, send: Send) -> None:
 async def stream(scope: Message, receive: Receive, send: Send) -> None:
     """Ten chunks of 1 KiB without a content-length: the server frames them."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await answer_lifespan(receive, send)
         return
     await send({"type": "http.response.start", "status": 200, "headers": [BINARY]})
     for _ in range(STREAM_CHUNKS):
@@ -96,7 +96,7 @@ async def stream(scope: Message, receive: Receive, send: Send) -> None:
 async def ws_echo(scope: Message, receive: Receive, send: Send) -> None:
     """Every WebSocket message back as it came, until the client is gone."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await answer_lifespan(receive, send)
         return
     await receive()
     await send({"type": "websocket.accept"})
@@ -111,7 +111,7 @@ async def ws_echo(scope: Message, receive: Receive, send: Send) -> None:
 async def suspend(scope: Message, receive: Receive, send: Send) -> None:
     """As plain, after giving the event loop one turn: what awaiting a database does to the server."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await answer_lifespan(receive, send)
         return
     await asyncio.sleep(0)
     await send({"type": "http.response.start", "status": 200, "headers": PLAIN_HEADERS})

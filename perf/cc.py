@@ -1,7 +1,7 @@
 """The C programs of this folder, compiled when they are needed.
 
-Rules of this file: one source file, one program, the system's cc, no dependencies; the program goes where
-the caller says and lives as long as the run.
+Rules of this file: one source file and the headers next to it, one program, the system's cc, no
+dependencies; the program goes where the caller says and lives as long as the run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+
+from perf.programs import lacking
 
 HERE = Path(__file__).resolve().parent
 FLAGS = ("-O2", "-std=c11")
@@ -26,7 +28,7 @@ def find() -> str:
     """The C compiler."""
     path = shutil.which("cc")
     if path is None:
-        raise CompileError("cc is not on PATH; install a C compiler with the system's package manager")
+        raise CompileError(lacking("cc") or "cc is gone")
     return path
 
 

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from perf.load import LoadError
+from perf.programs import lacking
 
 
 def make(folder: Path) -> tuple[Path, Path]:
@@ -22,6 +23,9 @@ def make(folder: Path) -> tuple[Path, Path]:
     command += ["-addext", "subjectAltName=IP:127.0.0.1"]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise LoadError(f"openssl made no certificate: {error}") from None
+    except OSError:
+        raise LoadError(lacking("openssl") or "openssl cannot be run") from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines()[-1:] or ["nothing"]
+        raise LoadError(f"openssl made no certificate; its last words: {said[0]}") from None
     return cert, key

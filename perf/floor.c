@@ -20,7 +20,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { MAX_FDS = 4096, MAX_EVENTS = 256, READ_SIZE = 65536, MAX_BATCH = 256, BACKLOG = 1024 };
+enum { MAX_FDS = 65536, MAX_EVENTS = 256, READ_SIZE = 65536, MAX_BATCH = 256, BACKLOG = 1024 };
 
 /* The same headers a minimal ASGI app plus a server send, so that the bytes moved are comparable. */
 static const char HEAD[] = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 13\r\n"

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from perf.peer_env import ROOT
 
-_SYSCTLS = ("net/core/somaxconn", "net/ipv4/tcp_max_syn_backlog", "net/ipv4/tcp_tw_reuse")
+_SYSCTLS = (
+    "net/core/somaxconn",
+    "net/core/busy_poll",
+    "net/ipv4/ip_local_port_range",
+    "net/ipv4/tcp_congestion_control",
+    "net/ipv4/tcp_max_syn_backlog",
+    "net/ipv4/tcp_rmem",
+    "net/ipv4/tcp_wmem",
+    "net/ipv4/tcp_tw_reuse",
+    "kernel/sched_autogroup_enabled",
+    "kernel/numa_balancing",
+)
 
 
 def facts() -> dict[str, Any]:
@@ -22,6 +34,10 @@ def facts() -> dict[str, Any]:
     found: dict[str, Any] = {
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text()),
         "cpus_allowed": len(os.sched_getaffinity(0)),
+        "cpus_online": os.cpu_count(),
+        "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "libc": " ".join(platform.libc_ver()),
         "kernel": platform.release(),
         "machine": platform.machine(),
         "python": platform.python_version(),

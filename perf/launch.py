@@ -1,4 +1,6 @@
-"""Starts the peers that have no command line for it: ``python -m perf.launch SERVER APP PORT [CERT KEY]``.
+"""Starts the peers that have no command line for it.
+
+Usage: ``python -m perf.launch SERVER APP PORT WORKERS [CERT KEY]``.
 
 Rules of this file: it runs inside a peer's interpreter, so it imports the standard library and that
 one peer, and it changes none of the peer's defaults but the address and the log level.
@@ -12,24 +14,24 @@ from collections.abc import Callable
 from typing import Any
 
 
-def _freastal(app: Any, port: int, *tls: str) -> None:
+def _freastal(app: Any, port: int, workers: int, *tls: str) -> None:
     cert, key = tls or (None, None)
     peer = importlib.import_module("freastal")
-    peer.serve_asgi(app, host="127.0.0.1", port=port, certfile=cert, keyfile=key)
+    peer.serve_asgi(app, host="127.0.0.1", port=port, workers=workers, certfile=cert, keyfile=key)
 
 
-def _fastpysgi(app: Any, port: int) -> None:
+def _fastpysgi(app: Any, port: int, workers: int) -> None:
     peer = importlib.import_module("fastpysgi")
-    peer.run(app, host="127.0.0.1", port=port, loglevel=peer.LL_CRIT_ERROR)
+    peer.run(app, host="127.0.0.1", port=port, workers=workers, loglevel=peer.LL_CRIT_ERROR)
 
 
 _PEERS: dict[str, Callable[..., None]] = {"freastal": _freastal, "fastpysgi": _fastpysgi}
 
 
 def main(argv: list[str]) -> None:
-    server, target, port, *tls = argv
+    server, target, port, workers, *tls = argv
     module, _, attribute = target.partition(":")
-    _PEERS[server](getattr(importlib.import_module(module), attribute), int(port), *tls)
+    _PEERS[server](getattr(importlib.import_module(module), attribute), int(port), int(workers), *tls)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What every load generator has in common: what it reports, how it fails, how it is started.
+"""What every load generator has in common: what it reports, how it fails, how it is started and spoken to.
 
-Rules of this file: a generator is a child process pinned to the load core, ended by its own pid whatever
+Rules of this file: a generator is a child process pinned to the load's cores, ended by its own pid whatever
 happens; it either reports figures or raises LoadError, never a silent zero. Which generator drives a
-scenario is the scenario's word (scenarios.py); the generators are wrk.py and ws_load.py.
+scenario is the scenario's word (scenarios.py) and the run's (a fixed rate has its own); the generators are
+wrk.py, ws_load.py and rate_load.py.
 """
 
 from __future__ import annotations
@@ -10,23 +11,40 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from perf.scenarios import Scenario
 
 RESULT_MARK = "PERF-RESULT "
 """What the one line begins with that holds the figures, as JSON."""
+READY = "ready"
+"""What a generator of ours says when its connections are open and warm."""
 LATE_S = 5.0
 """How long past its time a generator may take before it is killed."""
 
 
 class LoadError(Exception):
     """The generator did not run, or did not say what it did. The text is for the user."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long answers took, in microseconds; all None where the generator's figures would mean nothing."""
+
+    p50_us: float | None = None
+    p90_us: float | None = None
+    p99_us: float | None = None
+    p999_us: float | None = None
+    max_us: float | None = None
+
+
+NO_LATENCY = Latency()
 
 
 @dataclass(frozen=True)
@@ -37,23 +55,15 @@ class Load:
     """Or messages: what the scenario counts."""
     duration_us: int
     response_bytes: int
-    p50_us: float | None
-    p99_us: float | None
-    max_us: float | None
-    """None where the generator's figure would mean nothing."""
+    latency: Latency
     errors: dict[str, int]
     """By kind; only those that happened."""
+    late_us: float | None = None
+    """At a fixed rate: the generator's own lateness, of 99 of 100 requests."""
 
 
 class Generator(Protocol):
-    """One load tool, ready to run any scenario that names it; what it needs for that is in ``folder``."""
-
-    def __init__(self, folder: Path) -> None: ...
-
-    @classmethod
-    def version(cls) -> str:
-        """For the result file. Raises LoadError if the tool cannot be had."""
-        ...
+    """One load tool, ready to run any scenario that names it."""
 
     def run(
         self,
@@ -62,23 +72,30 @@ class Generator(Protocol):
         *,
         seconds: float,
         connections: int,
-        core: int,
+        core: int | Collection[int],
         measured: AbstractContextManager[object],
     ) -> Load:
         """Load 127.0.0.1:port, and be inside ``measured`` for as long as what is counted goes on."""
         ...
 
 
+def cpus(core: int | Collection[int]) -> set[int]:
+    """One CPU or several, as what sched_setaffinity takes."""
+    return {core} if isinstance(core, int) else set(core)
+
+
 @contextlib.contextmanager
-def pinned(command: Sequence[str], core: int, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A child on one CPU, killed at the end of the block if it still runs; Popen takes the options."""
+def pinned(
+    command: Sequence[str], core: int | Collection[int], **options: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """A child on these CPUs, killed at the end of the block if it still runs; Popen takes the options."""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # a Ctrl-C is ours to handle, in an order of our choosing
-        preexec_fn=lambda: os.sched_setaffinity(0, [core]),
+        preexec_fn=lambda: os.sched_setaffinity(0, cpus(core)),
         **options,
     ) as process:
         try:
@@ -101,3 +118,50 @@ def no_result(output: str, who: str) -> LoadError:
     """The error that quotes a generator's last words."""
     said = output.strip().splitlines()[-1:] or ["nothing"]
     return LoadError(f"{who} gave no result; its last words: {said[0]}")
+
+
+def latency(fields: dict[str, Any]) -> Latency:
+    """The percentiles among a generator's figures."""
+    return Latency(**{name: fields[name] for name in Latency.__dataclass_fields__})
+
+
+class Talk:
+    """The talk with a generator of ours, a line at a time, with a limit on the waiting.
+
+    It says ``ready`` when its connections are open and warm, begins at a line of ours, prints its result, and
+    keeps its connections open until we close its input.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], who: str) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._input, self._output, self._who = process.stdin, process.stdout, who
+        self._ear = (
+            select.poll()
+        )  # not select(), which ends at descriptor 1023: there may be idle connections
+        self._ear.register(self._output, select.POLLIN)
+        self.heard = ""
+
+    def say(self, word: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it ended: its last words say why
+            self._input.write(word + "\n")
+            self._input.flush()
+
+    def wait_for(self, beginning: str, limit_s: float) -> None:
+        """Return at a line that begins so; a program that ends before it has told why."""
+        give_up = time.monotonic() + limit_s
+        while True:
+            left = give_up - time.monotonic()
+            if left <= 0 or not self._ear.poll(left * 1000):
+                raise LoadError(f"{self._who} did not say {beginning.strip()!r} within {limit_s:g} s")
+            line = self._output.readline()
+            self.heard += line
+            if line.startswith(beginning):
+                return
+            if not line:
+                raise no_result(self.heard, self._who)
+
+    def end(self) -> None:
+        """Let it say goodbye to the server; one that does not end is killed by the caller."""
+        self._input.close()
+        self._output.read()

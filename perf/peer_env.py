@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perf.peers import Home, Server, requirements
+from perf.programs import lacking
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS_DIR = ROOT / ".venv-peers"
@@ -60,6 +61,8 @@ class Interpreters:
 
     def version(self, server: Server) -> str:
         """The server's own version: its first package's, ours, or the program's."""
+        if server.revision is not None:
+            return server.revision[:12]
         if server.home is Home.OURS:
             from shardserve._version import __version__
 
@@ -74,18 +77,20 @@ def missing(server: Server, interpreters: Interpreters, needs: Iterable[str] = (
 
     ``needs`` are the scenario's packages, on top of the server's own.
     """
-    if server.program is not None and shutil.which(server.program) is None:
-        return f"{server.program} is not on PATH; install it with the system's package manager"
+    if server.broken is not None:
+        return server.broken
+    if server.program is not None and (why := lacking(server.program)) is not None:
+        return why
     if server.home is Home.PEERS and interpreters.peers is None:
         return f"package {server.packages[0]} is not installed: no {PEERS_DIR.name}; run `{INSTALL_HINT}`"
     if server.home is Home.NONE:
         return None
     have = interpreters.versions(server)
-    lacking = [name for name in (*server.packages, *needs) if _key(name) not in have]
-    if not lacking:
+    absent = [name for name in (*server.packages, *needs) if _key(name) not in have]
+    if not absent:
         return None
-    remedy = f"`{INSTALL_HINT}`" if server.home is Home.PEERS else f"`pip install {' '.join(lacking)}`"
-    return f"package {', '.join(lacking)} is not installed in {server.home.value}; run {remedy}"
+    remedy = f"`{INSTALL_HINT}`" if server.home is Home.PEERS else f"`pip install {' '.join(absent)}`"
+    return f"package {', '.join(absent)} is not installed in {server.home.value}; run {remedy}"
 
 
 def install(say: Callable[[str], None], peers_dir: Path = PEERS_DIR) -> list[str]:

@@ -1,16 +1,18 @@
 """The servers: one row per server and way of starting it.
 
-Rules of this file: a row is data. ``argv`` is a template whose fields process.py fills in; nothing
-here starts, measures or formats. Every server gets one worker, its access log off (or on, in the
-variants named so), uvloop and its C parser where it has them, and otherwise its own defaults
-(permessage-deflate among them: the client does not offer it, so nobody compresses):
-a peer is measured as its authors would start it for a benchmark, and never worse.
+Rules of this file: a row is data. ``argv`` is a template whose fields rounds.py fills in; nothing
+here starts, measures or formats. Every server gets one worker (or as many as a run over numbers of
+workers asks for, where it can), its access log off (or on, in the variants named so), uvloop and its
+C parser where it has them, and otherwise its own defaults (permessage-deflate among them: the client
+does not offer it, so nobody compresses): a peer is measured as its authors would start it for a
+benchmark, and never worse.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from perf.scenarios import HTTP, WEBSOCKET
 
@@ -25,7 +27,11 @@ class Home(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """How one server is started. Fields of argv: {python} {app} {port} {floor} {ws_floor} {node} {perf}."""
+    """How one server is started.
+
+    Fields of argv: {python} {app} {port} {workers} {floor} {ws_floor} {node} {perf} {folder}, the run's own
+    folder; in ``tls`` also {cert} {key}, in ``static`` also {static}, the folder with the file.
+    """
 
     name: str
     what: str
@@ -41,7 +47,20 @@ class Server:
     """What it can answer; None: everything. A fixed-answer server has a short list."""
     tls: tuple[str, ...] | None = None
     """What is added to argv for HTTPS, with {cert} and {key}; None: it cannot, or is not asked to."""
+    static: tuple[str, ...] | None = None
+    """What is added to argv to serve the folder {static} under /static itself; None: it cannot."""
+    source: Path | None = None
+    """Where our own package is imported from, if not from this tree: another revision, built."""
+    revision: str | None = None
+    """The commit of ``source``."""
+    broken: str | None = None
+    """Why the row cannot run, known beforehand: its revision does not build."""
     by_default: bool = True
+
+    @property
+    def scales(self) -> bool:
+        """Whether it can be started with several workers."""
+        return any("{workers}" in part for part in self.argv)
 
 
 BASELINE = "uvicorn"
@@ -50,21 +69,25 @@ BASELINE = "uvicorn"
 C_PROGRAMS = ("floor", "ws_floor")
 """The fields of argv that are programs of this folder, compiled when they are needed."""
 
-FIXED_ANSWER = frozenset({"plain", "browser", "pipelined-16"})
+FIXED_ANSWER = frozenset({"plain", "browser", "pipelined-16", "many-idle"})
 
 _SHARDSERVE = (
     *("{python}", "-m", "shardserve", "{app}"),
-    *("--host", "127.0.0.1", "--port", "{port}", "--workers", "1"),
+    *("--host", "127.0.0.1", "--port", "{port}", "--workers", "{workers}"),
 )
 _UVICORN = (
     *("{python}", "-m", "uvicorn", "{app}", "--host", "127.0.0.1", "--port", "{port}"),
+    *("--workers", "{workers}"),
     *("--loop", "uvloop", "--http", "httptools", "--ws", "websockets-sansio"),
 )
+_SHARDSERVE_STATIC = ("--static", "/static={static}")
 _SSL = ("--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
 _GRANIAN = (
     *("{python}", "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"),
-    *("--port", "{port}", "--workers", "1", "--loop", "uvloop", "--http", "1"),
+    *("--port", "{port}", "--workers", "{workers}", "--loop", "uvloop", "--http", "1"),
     *("--log-level", "warning"),
+    # Its default, 1024, is also how many connections it takes at a time.
+    *("--backlog", "4096"),
 )
 
 SERVERS: tuple[Server, ...] = (
@@ -97,12 +120,27 @@ SERVERS: tuple[Server, ...] = (
         home=Home.OURS,
         argv=(*_SHARDSERVE, "--no-access-log", "--log-level", "warning"),
         tls=_SSL,
+        static=_SHARDSERVE_STATIC,
     ),
     Server(
         name="shardserve-accesslog",
         what="this project, access log on",
         home=Home.OURS,
         argv=(*_SHARDSERVE, "--access-log"),
+        tls=_SSL,
+        static=_SHARDSERVE_STATIC,
+        by_default=False,
+    ),
+    Server(
+        name="shardserve-metrics",
+        what="this project, metrics on",
+        home=Home.OURS,
+        argv=(
+            *(*_SHARDSERVE, "--no-access-log", "--log-level", "warning"),
+            *("--metrics", "unix:{folder}/metrics-{port}.sock"),
+        ),
+        tls=_SSL,
+        static=_SHARDSERVE_STATIC,
         by_default=False,
     ),
     Server(
@@ -124,6 +162,7 @@ SERVERS: tuple[Server, ...] = (
         what="Rust, hyper",
         argv=(*_GRANIAN, "--no-ws", "{app}"),
         tls=("--ssl-certificate", "{cert}", "--ssl-keyfile", "{key}"),
+        static=("--static-path-route", "/static", "--static-path-mount", "{static}"),
         packages=("granian", "uvloop"),
         scenarios=HTTP,
     ),
@@ -138,7 +177,7 @@ SERVERS: tuple[Server, ...] = (
         name="hypercorn",
         what="Python, h11, wsproto",
         argv=(
-            *("{python}", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "1"),
+            *("{python}", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "{workers}"),
             *("--worker-class", "uvloop", "--log-level", "warning", "{app}"),
         ),
         tls=("--certfile", "{cert}", "--keyfile", "{key}"),
@@ -148,7 +187,7 @@ SERVERS: tuple[Server, ...] = (
         name="gunicorn",
         what="its own ASGI worker",
         argv=(
-            *("{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "1"),
+            *("{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "{workers}"),
             *("--worker-class", "asgi", "--asgi-loop", "uvloop", "--log-level", "warning"),
             *("--no-control-socket", "{app}"),
         ),
@@ -156,9 +195,20 @@ SERVERS: tuple[Server, ...] = (
         wanted=("gunicorn_h1c",),
     ),
     Server(
+        name="gunicorn-uvicorn",
+        what="Gunicorn with Uvicorn's worker class",
+        argv=(
+            *("{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "{workers}"),
+            *("--worker-class", "uvicorn_worker.UvicornWorker", "--log-level", "warning"),
+            *("--no-control-socket", "{app}"),
+        ),
+        packages=("gunicorn", "uvicorn_worker", "uvloop", "httptools", "websockets"),
+        by_default=False,
+    ),
+    Server(
         name="freastal",
         what="C, libuv + picohttpparser",
-        argv=("{python}", "-m", "perf.launch", "freastal", "{app}", "{port}"),
+        argv=("{python}", "-m", "perf.launch", "freastal", "{app}", "{port}", "{workers}"),
         tls=("{cert}", "{key}"),
         packages=("freastal",),
         scenarios=HTTP,
@@ -166,7 +216,7 @@ SERVERS: tuple[Server, ...] = (
     Server(
         name="fastpysgi",
         what="C, libuv + llhttp",
-        argv=("{python}", "-m", "perf.launch", "fastpysgi", "{app}", "{port}"),
+        argv=("{python}", "-m", "perf.launch", "fastpysgi", "{app}", "{port}", "{workers}"),
         packages=("fastpysgi",),
         scenarios=HTTP,
     ),
@@ -174,7 +224,7 @@ SERVERS: tuple[Server, ...] = (
         name="h2corn",
         what="Rust",
         argv=(
-            *("{python}", "-m", "h2corn", "{app}", "--bind", "127.0.0.1:{port}", "--workers", "1"),
+            *("{python}", "-m", "h2corn", "{app}", "--bind", "127.0.0.1:{port}", "--workers", "{workers}"),
             *("--loop", "uvloop", "--no-access-log"),
         ),
         tls=("--certfile", "{cert}", "--keyfile", "{key}"),
@@ -194,13 +244,12 @@ SERVERS: tuple[Server, ...] = (
         argv=("{node}", "{perf}/node_plain.js", "{port}"),
         program="node",
         scenarios=FIXED_ANSWER | {"connection-per-request"},
-        by_default=False,
     ),
 )
 
 BY_NAME = {server.name: server for server in SERVERS}
 
-FRAMEWORK_PACKAGES = ("starlette", "fastapi")
+FRAMEWORK_PACKAGES = ("starlette", "fastapi", "django")
 """Installed next to the peers for the framework scenarios."""
 
 

@@ -137,17 +137,23 @@ class _Session:
 
     def exchange(self, messages: list[bytes]) -> list[bytes]:
         """Send all of them, then read as many binary ones."""
+        echoes: list[bytes] = []
+        try:
+            self._exchange(messages, echoes)
+        except OSError as error:  # it was open: this is an answer, and a wrong one
+            raise ProbeError(f"{len(echoes)} of {len(messages)} messages echoed: {error}") from None
+        return echoes
+
+    def _exchange(self, messages: list[bytes], echoes: list[bytes]) -> None:
         for message in messages:
             self._protocol.send_binary(message)
         self._flush()
-        echoes: list[bytes] = []
         while len(echoes) < len(messages):
             echo = self._message()
             if echo is None:
                 why = self._protocol.close_exc if self._protocol.state is State.CLOSED else "no more came"
                 raise ProbeError(f"{len(echoes)} of {len(messages)} messages echoed: {why}")
             echoes.append(echo)
-        return echoes
 
     def close(self) -> None:
         """Say goodbye; what the server makes of it is not asked here."""

@@ -15,14 +15,16 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped, unused-ignore]
 
+from perf.load import cpus
 from perf.peer_env import ROOT
 from perf.probe import ProbeError, ask
+from perf.results import IDLE_LIMIT
 from perf.scenarios import Scenario
 
 START_DEADLINE_S = 10.0
@@ -56,20 +58,28 @@ class Meter:
 class Process:
     """A started server. ``stop_all`` is how it ends."""
 
-    def __init__(self, argv: Sequence[str], *, port: int, core: int, log_path: Path) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        port: int,
+        core: int | Collection[int],
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = port
         self._log_path = log_path
         with log_path.open("wb") as log:
             self._popen = subprocess.Popen(
                 argv,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C reaches us alone, and we stop it in order
-                # Before exec, so that a server which counts its CPUs or pins its workers sees one.
-                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+                # Before exec, so that a server which counts its CPUs or pins its workers sees these.
+                preexec_fn=lambda: os.sched_setaffinity(0, cpus(core)),
             )
         self._tree = [psutil.Process(self._popen.pid)]
 
@@ -126,6 +136,15 @@ class Process:
                 cpu_ns[process.pid] = cpu_clock_ns(process.pid)
                 rss += process.memory_info().rss
         return Meter(cpu_ns, rss // 1024)
+
+    def wait_quiet(self, limit_s: float) -> None:
+        """Return once it uses less than IDLE_LIMIT of a core, or after the limit: it clears up."""
+        give_up = time.monotonic() + limit_s
+        while time.monotonic() < give_up:
+            before, began = self.meter(), time.monotonic_ns()
+            time.sleep(_POLL_S)
+            if self.meter().cpu_since(before) < IDLE_LIMIT * (time.monotonic_ns() - began):
+                return
 
     def freeze(self) -> None:
         """Take it off the CPU, all its processes, until ``thaw``."""

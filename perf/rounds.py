@@ -4,25 +4,29 @@ Rules of this file: within a scenario every server is started once and runs to t
 is not its turn, and the rounds go round-robin with a moving start, so that drift of the machine falls
 on all alike. A server that fails is dropped with one line and keeps the samples it has; it never
 stops the others. How a server is started is process.py's, how load is made is the business
-of the tool that the scenario names (TOOLS).
+of the tool that the scenario names, or of rate_load where the run has a fixed rate.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from perf import cc, certificate
+from perf import cc, certificate, rate_load, revisions, static_file
+from perf.idle import Idle, idle_connections
 from perf.interrupts import Interrupts
 from perf.load import Generator, Load, LoadError
 from perf.peer_env import Interpreters, missing
 from perf.peers import C_PROGRAMS, Server
 from perf.process import Process, StartError, fill, free_port, stop_all
+from perf.programs import lacking
 from perf.progress import Progress
+from perf.rate_load import RateLoad
 from perf.results import IDLE_LIMIT, Sample, ScenarioResult
 from perf.scenarios import Scenario, Tool
 from perf.wrk import Wrk
@@ -31,8 +35,10 @@ from perf.ws_load import WsLoad
 _IDLE_LOOK_S = 0.1
 _IDLE_LOOKS = 5
 HERE = Path(__file__).resolve().parent
-TOOLS: dict[Tool, type[Generator]] = {Tool.WRK: Wrk, Tool.WS_LOAD: WsLoad}
+TOOLS: dict[Tool, type[Wrk] | type[WsLoad]] = {Tool.WRK: Wrk, Tool.WS_LOAD: WsLoad}
 """Who runs each load tool."""
+_QUIET_S = 1.0
+"""How long a server may take to clear up after its idle connections, before the next one's turn."""
 WARM_UP_S = 0.5
 """Enough for CPython to specialise what it runs and for the socket buffers to grow."""
 
@@ -41,11 +47,16 @@ WARM_UP_S = 0.5
 class Settings:
     """How to measure."""
 
-    server_core: int
-    load_core: int
+    server_cores: tuple[int, ...]
+    load_cores: tuple[int, ...]
     rounds: int = 7
     seconds: float = 1.0
     connections: int = 64
+    idle_connections: int = 2000
+    """In the scenario that has any."""
+    rate_per_s: float | None = None
+    """Requests a second at a fixed rate; None: a closed loop, as fast as the server answers."""
+    workers: int = 1
 
     @property
     def warm_up_s(self) -> float:
@@ -93,7 +104,7 @@ class ScenarioRun:
         self._tools = tools
         self._scenario = scenario
         self._result = result
-        self._generator = TOOLS[scenario.tool](tools.folder)
+        self._generator = generator(scenario, tools.settings, tools.folder)
         self._running: dict[str, Process] = {}
         self._restless: set[str] = set()
         """Servers that spin when idle, frozen unless it is their turn."""
@@ -101,7 +112,7 @@ class ScenarioRun:
     def run(self, servers: Sequence[Server]) -> None:
         try:
             for server in servers:
-                if can(server, self._scenario):
+                if can(server, self._scenario, self._tools.settings):
                     self._start(server)
             for number in range(self._tools.settings.rounds):
                 order = list(self._running)
@@ -117,15 +128,17 @@ class ScenarioRun:
         if why is not None:
             self._skip(server.name, why)
             return
-        self._tools.progress.step(f"{self._scenario.name}: starting {server.name}")
+        self._tools.progress.step(f"{self._result.name}: starting {server.name}")
         try:
             argv, port = self._command(server)
+            env = revisions.environment(server.source) if server.source is not None else None
             with self._tools.interrupts.deferred():
                 process = self._running[server.name] = Process(
                     argv,
                     port=port,
-                    core=self._tools.settings.server_core,
-                    log_path=self._tools.folder / f"{self._scenario.name}-{server.name}.log",
+                    core=self._tools.settings.server_cores,
+                    log_path=self._tools.folder / f"{self._result.name}-{port}.log",
+                    env=env,
                 )
             process.wait_ready(self._scenario)
             self._load(process, self._tools.settings.warm_up_s, Stopwatch(process))
@@ -154,7 +167,12 @@ class ScenarioRun:
     def _command(self, server: Server) -> tuple[list[str], int]:
         port = free_port()
         fields = {"app": self._scenario.app, "port": str(port), "perf": str(HERE)}
+        fields |= {"workers": str(self._tools.settings.workers), "folder": str(self._tools.folder)}
         template = server.argv
+        if self._scenario.own_static:
+            template += server.static or ()
+            fields["static"] = str(static_file.make())
+            self._result.served_by[server.name] = "the server" if server.static else "Starlette's StaticFiles"
         if self._scenario.tls:
             template += server.tls or ()
             fields["cert"], fields["key"] = map(str, certificate.make(self._tools.folder))
@@ -173,7 +191,7 @@ class ScenarioRun:
         if process is None:
             return
         rounds = self._tools.settings.rounds
-        self._tools.progress.step(f"{self._scenario.name}: round {number + 1}/{rounds} {name}")
+        self._tools.progress.step(f"{self._result.name}: round {number + 1}/{rounds} {name}")
         try:
             sample = self._measure(name, process, number)
         except LoadError as error:
@@ -193,9 +211,13 @@ class ScenarioRun:
         if name in self._restless:
             process.thaw()
         watch = Stopwatch(process)
-        load = self._load(process, self._tools.settings.seconds, watch)
+        with self._idle(process) as idle:
+            load = self._load(process, self._tools.settings.seconds, watch)
+            closed = idle.closed() if idle is not None else 0
         if name in self._restless:
             process.freeze()
+        elif idle is not None:
+            process.wait_quiet(_QUIET_S)
         return Sample(
             round=number,
             cpu_ns=watch.cpu_ns,
@@ -203,12 +225,17 @@ class ScenarioRun:
             requests=load.requests,
             duration_us=load.duration_us,
             response_bytes=load.response_bytes,
-            p50_us=load.p50_us,
-            p99_us=load.p99_us,
-            max_us=load.max_us,
-            errors=load.errors,
+            **asdict(load.latency),
+            errors=load.errors | ({"idle closed": closed} if closed else {}),
             rss_kib=watch.rss_kib,
+            late_us=load.late_us,
         )
+
+    def _idle(self, process: Process) -> contextlib.AbstractContextManager[Idle | None]:
+        """The idle connections of the scenario, if it has any."""
+        if not self._scenario.idle:
+            return contextlib.nullcontext()
+        return idle_connections(process.port, self._scenario, self._tools.settings.idle_connections)
 
     def _load(self, process: Process, seconds: float, measured: Stopwatch) -> Load:
         settings = self._tools.settings
@@ -216,8 +243,8 @@ class ScenarioRun:
             process.port,
             self._scenario,
             seconds=seconds,
-            connections=settings.connections,
-            core=settings.load_core,
+            connections=settings.connections * settings.workers,
+            core=settings.load_cores,
             measured=measured,
         )
 
@@ -231,15 +258,41 @@ class ScenarioRun:
 
     def _skip(self, name: str, why: str) -> None:
         """Record it; say it once, not once per scenario."""
-        self._result.skipped[name] = why
+        self._result.skipped[name] = why = self._without_paths(why)
         line = f"skipped {name}: {why}"
         if line not in self._tools.noted:
             self._tools.noted.add(line)
             self._tools.progress.note(line)
 
+    def _without_paths(self, text: str) -> str:
+        """Result files are published: where this tree and this run lie is nobody's business."""
+        for folder, name in ((self._tools.folder, "RUN"), (HERE.parent, "."), (Path.home(), "~")):
+            text = text.replace(str(folder), name)
+        return text
 
-def can(server: Server, scenario: Scenario) -> bool:
+
+def generator(scenario: Scenario, settings: Settings, folder: Path) -> Generator:
+    """What makes the load of a scenario in this run. Raises LoadError if it cannot be had."""
+    if settings.rate_per_s is not None:
+        return RateLoad(folder, settings.rate_per_s)
+    return TOOLS[scenario.tool](folder)
+
+
+def obstacle(scenario: Scenario, settings: Settings) -> str | None:
+    """Why nobody can run the scenario here, as one line; None if it can be run."""
+    if settings.rate_per_s is not None:
+        needed, why = "cc", rate_load.unfit(scenario)
+        if why is not None:
+            return why
+    else:
+        needed = "wrk" if scenario.tool is Tool.WRK else "cc"
+    return lacking(needed) or (lacking("openssl") if scenario.tls else None)
+
+
+def can(server: Server, scenario: Scenario, settings: Settings) -> bool:
     """Whether the server takes part in the scenario at all: one with a fixed answer often does not."""
     if scenario.tls and server.tls is None:
+        return False
+    if settings.workers > 1 and not server.scales:
         return False
     return server.scenarios is None or scenario.name in server.scenarios

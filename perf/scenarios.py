@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from enum import Enum
 
-from perf import apps
+from perf import apps, static_file
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -50,6 +50,10 @@ class Scenario:
     are in flight on each, always."""
     tls: bool = False
     """Whether it is HTTPS. The certificate is the run's own, and nobody checks it."""
+    idle: bool = False
+    """Whether the server also holds open, meanwhile, the run's number of idle connections."""
+    own_static: bool = False
+    """Whether a server that can serve files itself does so here, in front of the app."""
     packages: tuple[str, ...] = ()
     """What the server's own interpreter must have installed to run the app."""
 
@@ -76,6 +80,8 @@ BROWSER_HEADERS: Headers = (
 )
 
 _PLAIN = "perf.apps:plain"
+_STATIC = "perf.static_app:app"
+_MIB = 1024 * 1024
 _WS_ECHO = "perf.apps:ws_echo"
 _MESSAGE_64 = b"0123456789abcdef" * 4
 _MESSAGE_16K = b"0123456789abcdef" * 1024
@@ -110,6 +116,15 @@ SCENARIOS: tuple[Scenario, ...] = (
         expect_body=b"1024",
     ),
     Scenario(
+        name="post-1m",
+        what="POST of 1 MiB that the app reads",
+        app="perf.apps:read_body",
+        method="POST",
+        headers=(("Content-Type", "application/octet-stream"),),
+        body=b"p" * _MIB,
+        expect_body=str(_MIB).encode(),
+    ),
+    Scenario(
         name="body-100k",
         what="GET, a 100 KiB response body",
         app="perf.apps:body_100k",
@@ -142,6 +157,30 @@ SCENARIOS: tuple[Scenario, ...] = (
         expect_body=apps.PLAIN_BODY,
     ),
     Scenario(
+        name="many-idle",
+        what="as plain, while many other connections are open and idle",
+        app=_PLAIN,
+        idle=True,
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="static",
+        what="GET, a file of 100 KiB",
+        app=_STATIC,
+        path=f"/static/{static_file.NAME}",
+        own_static=True,
+        packages=("starlette",),
+        expect_body=apps.BODY_100K,
+    ),
+    Scenario(
+        name="static-starlette",
+        what="the same file, for everybody through Starlette's StaticFiles",
+        app=_STATIC,
+        path=f"/static/{static_file.NAME}",
+        packages=("starlette",),
+        expect_body=apps.BODY_100K,
+    ),
+    Scenario(
         name="tls",
         what="as plain, over TLS",
         app=_PLAIN,
@@ -169,6 +208,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         path="/items/42?q=shard",
         packages=("fastapi",),
         expect_body=b'{"id":42,"q":"shard"}',
+    ),
+    Scenario(
+        name="django",
+        what="one Django URL, an async view, no middleware",
+        app="perf.django_app:app",
+        packages=("django",),
+        expect_body=apps.PLAIN_BODY,
     ),
     Scenario(
         name="ws-echo-64",

@@ -15,7 +15,8 @@ from perf.results import IDLE_LIMIT, Report, Sample, ScenarioResult
 from perf.scenarios import BY_NAME, Tool
 from perf.stats import pair_ratios, spread
 
-_HEADINGS = ("server", "CPU µs/{0}", "min–median–max", "{0}/s", "busy", "p50", "p99", "errors", "RSS")
+_HEADINGS = ("server", "CPU µs/{0}", "min–median–max", "{0}/s", "busy")
+_MORE_HEADINGS = ("p50", "p99", "p99.9", "errors", "RSS")
 
 
 def render(report: Report, baseline: str = BASELINE) -> str:
@@ -43,26 +44,35 @@ def _cells(line: Sequence[str], widths: Sequence[int], words: int) -> list[str]:
 
 
 def _circumstances(report: Report) -> str:
-    host, settings = report.host, report.settings
+    host = report.host
     versions = ", ".join(
         f"{name} {facts['version']}" for name, facts in report.servers.items() if facts["version"]
     )
+    settings = report.settings
+    rate = settings.get("rate_per_s")
+    load = "as fast as it answers" if rate is None else f"{rate:g} requests/s on a fixed schedule"
     return (
         f"{host['cpu']}, {host['cpus_allowed']} CPUs · Linux {host['kernel']} · Python {host['python']}"
         f" · commit {host['commit'][:12]}{'+dirty' if host['commit'].endswith('+dirty') else ''}\n"
         f"{versions}\n"
         f"{settings['rounds']} rounds of {settings['seconds']:g} s, {settings['connections']} connections,"
-        f" server on CPU {settings['server_core']}, {_tools(host)} on CPU {settings['load_core']}"
+        f" {load}, server on CPU {_cores(settings, 'server')},"
+        f" {_tools(host)} on CPU {_cores(settings, 'load')}"
     )
+
+
+def _cores(settings: dict[str, Any], side: str) -> str:
+    return "+".join(map(str, settings[f"{side}_cores"]))
 
 
 def _tools(host: dict[str, Any]) -> str:
     """The load tools of the run, with their versions."""
-    return ", ".join(f"{tool.value} ({host[tool.value]})" for tool in Tool if tool.value in host)
+    names = (*(tool.value for tool in Tool), "rate_load")
+    return ", ".join(f"{name} ({host[name]})" for name in names if name in host)
 
 
 def _scenario(result: ScenarioResult, report: Report, baseline: str) -> str:
-    known = BY_NAME.get(result.name)
+    known = BY_NAME.get(result.scenario)
     title = f"{result.name}: {known.what}" if known else result.name
     rows = [
         [server, *_figures(samples), *_ratios(result, server, baseline)]
@@ -71,16 +81,33 @@ def _scenario(result: ScenarioResult, report: Report, baseline: str) -> str:
     # Cheapest first, whatever order the servers were named in.
     rows.sort(key=lambda row: min(result.cpu_by_round(row[0]).values()))
     parts = [title]
+    if result.reason is not None:
+        parts.append(f"  skipped: {result.reason}")
     if rows:
         headings = [heading.format(known.unit if known else "req") for heading in _HEADINGS]
-        parts.append(table((*headings, f"× {baseline}", "min–max", "of minima"), rows))
+        parts.append(table((*headings, *_MORE_HEADINGS, f"× {baseline}", "min–max", "of minima"), rows))
     parts += [
         f"  {server} uses {share:.0%} of its core when idle: it was stopped between its turns"
         for server, share in result.idle.items()
         if share > IDLE_LIMIT
     ]
+    if result.samples and result.served_by:
+        shown = (f"{name}: {who}" for name, who in result.served_by.items() if name in result.samples)
+        parts.append(f"  served by: {', '.join(shown)}")
+    parts += _lateness(result)
     parts += [f"  skipped {server}: {why}" for server, why in result.skipped.items()]
     return "\n".join(parts)
+
+
+def _lateness(result: ScenarioResult) -> list[str]:
+    """At a fixed rate: how far the generator itself may have added to the latencies."""
+    late = [s.late_us for rows in result.samples.values() for s in rows if s.late_us is not None]
+    if not late:
+        return []
+    worst = _latency([max(late)])
+    return [
+        f"  the generator's own lateness, part of these latencies: p99 {_latency(late)}, at worst {worst}"
+    ]
 
 
 def _figures(samples: Sequence[Sample]) -> list[str]:
@@ -92,6 +119,7 @@ def _figures(samples: Sequence[Sample]) -> list[str]:
         f"{statistics.median(s.busy for s in samples):.0%}",
         _latency([s.p50_us for s in samples]),
         _latency([s.p99_us for s in samples]),
+        _latency([s.p999_us for s in samples]),
         _errors(samples),
         f"{max(s.rss_kib for s in samples) / 1024:.0f} MiB",
     ]
@@ -132,7 +160,7 @@ def _latency(values: Sequence[float | None]) -> str:
 def _legend(baseline: str) -> str:
     return (
         "CPU µs/req (msg): least CPU time of the server's processes per request (message) over the rounds."
-        " req/s, busy (share of the core used), p50, p99: medians.\n"
+        " req/s, busy (share of the core used), p50, p99, p99.9: medians.\n"
         f"× {baseline}: {baseline}'s CPU per request or message over this server's, paired round by round"
         f" (median, min–max, and of the two minima); above 1 is cheaper than {baseline}."
     )

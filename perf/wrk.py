@@ -12,10 +12,12 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from perf.load import LATE_S, RESULT_MARK, Load, LoadError, find_result, pinned
+from perf.load import LATE_S, NO_LATENCY, RESULT_MARK, Load, LoadError, cpus, find_result, latency, pinned
+from perf.programs import lacking
 from perf.scenarios import Scenario
 
 _DEFAULT_TIMEOUT_S = 2
@@ -27,10 +29,11 @@ done = function(summary, latency, requests)
   io.write(string.format(
     '{RESULT_MARK}{{"requests":%d,"duration_us":%d,"bytes":%d,' ..
     '"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d,' ..
-    '"p50_us":%.1f,"p99_us":%.1f,"max_us":%.1f}}\\n',
+    '"p50_us":%.1f,"p90_us":%.1f,"p99_us":%.1f,"p999_us":%.1f,"max_us":%.1f}}\\n',
     summary.requests, summary.duration, summary.bytes,
     e.connect, e.read, e.write, e.status, e.timeout,
-    latency:percentile(50), latency:percentile(99), latency.max))
+    latency:percentile(50), latency:percentile(90), latency:percentile(99), latency:percentile(99.9),
+    latency.max))
 end
 """
 
@@ -39,7 +42,7 @@ def find() -> str:
     """The wrk executable."""
     path = shutil.which("wrk")
     if path is None:
-        raise LoadError("wrk is not on PATH; install the package wrk with the system's package manager")
+        raise LoadError(lacking("wrk") or "wrk is gone")
     return path
 
 
@@ -48,7 +51,7 @@ def script(scenario: Scenario) -> str:
     lines = [f"wrk.method = {_lua(scenario.method)}", f"wrk.path = {_lua(scenario.path)}"]
     lines += [f"wrk.headers[{_lua(name)}] = {_lua(value)}" for name, value in scenario.headers]
     if scenario.body:
-        lines.append(f"wrk.body = {_lua(scenario.body.decode('latin-1'))}")
+        lines.append(f"wrk.body = {_body(scenario.body)}")
     if scenario.pipeline > 1:
         # Defining request() makes wrk call Lua for every batch; without it one buffer is sent again
         # and again, which is why the unpipelined scenarios do not define it.
@@ -84,10 +87,10 @@ class Wrk:
         *,
         seconds: float,
         connections: int,
-        core: int,
+        core: int | Collection[int],
         measured: AbstractContextManager[object],
     ) -> Load:
-        """Load 127.0.0.1:port for ``seconds`` from one wrk thread.
+        """Load 127.0.0.1:port for ``seconds``, from one wrk thread on each core.
 
         wrk takes whole seconds only; a fraction is made by asking for more and interrupting it, which it
         answers by reporting what it has (its clock for that ticks every 100 ms). It cannot say when its
@@ -97,7 +100,8 @@ class Wrk:
         path.write_text(script(scenario))
         whole = math.ceil(seconds)
         scheme = "https" if scenario.tls else "http"
-        command = [self._program, "-t1", f"-c{connections}", f"-d{whole}s"]
+        threads = min(len(cpus(core)), connections)
+        command = [self._program, f"-t{threads}", f"-c{connections}", f"-d{whole}s"]
         command += [f"--timeout={_DEFAULT_TIMEOUT_S}s", "-s", str(path), f"{scheme}://127.0.0.1:{port}/"]
         with measured, pinned(command, core) as process:
             if seconds < whole:
@@ -123,11 +127,16 @@ def parse(output: str, *, pipelined: bool = False) -> Load:
         requests=fields["requests"],
         duration_us=fields["duration_us"],
         response_bytes=fields["bytes"],
-        p50_us=None if pipelined else fields["p50_us"],
-        p99_us=None if pipelined else fields["p99_us"],
-        max_us=None if pipelined else fields["max_us"],
         errors={kind: fields[kind] for kind in kinds if fields[kind]},
+        latency=NO_LATENCY if pipelined else latency(fields),
     )
+
+
+def _body(body: bytes) -> str:
+    """A Lua expression for the body: one byte over and over is written as that, not in full."""
+    if len(body) > 1 and body == body[:1] * len(body):
+        return f"string.rep({_lua(body[:1].decode('latin-1'))}, {len(body)})"
+    return _lua(body.decode("latin-1"))
 
 
 def _lua(text: str) -> str:

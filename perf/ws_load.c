@@ -33,6 +33,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "histogram.h"
+
 enum {
     SERIAL_SIZE = 8, /* the message's number, hexadecimal, first in its payload */
     MAX_HEAD = 10,   /* of an unmasked frame of up to 2^63 bytes */
@@ -45,8 +47,6 @@ enum {
     MAX_CONNECTIONS = 20000,
     MAX_DEPTH = 1024,
     MAX_SIZE = 16 * 1024 * 1024,
-    OCTAVE_BITS = 6, /* 64 buckets an octave: latencies are exact to 1.6 % */
-    BUCKETS = 64 << OCTAVE_BITS,
     CLOSE_GRACE_MS = 1000,
 };
 
@@ -89,8 +89,7 @@ static size_t pattern_size;
 static int64_t stop_ns;
 static int stopping;
 static uint64_t to_send, in_flight, echoes;
-static int64_t max_ns;
-static uint64_t buckets[BUCKETS];
+static struct histogram latencies;
 
 /* The only way out of trouble; c may be NULL. */
 __attribute__((noreturn, format(printf, 2, 3))) static void fail(const struct connection *c, const char *format, ...)
@@ -118,34 +117,6 @@ static void *allocate(size_t size)
     if (memory == NULL)
         fail(NULL, "no memory");
     return memory;
-}
-
-static void record(int64_t ns)
-{
-    uint64_t value = ns > 0 ? (uint64_t)ns : 1;
-    int top = 63 - __builtin_clzll(value);
-    size_t bucket = top < OCTAVE_BITS ? (size_t)value
-                                      : ((size_t)(top - OCTAVE_BITS + 1) << OCTAVE_BITS)
-                                            + ((value >> (top - OCTAVE_BITS)) & ((1U << OCTAVE_BITS) - 1));
-    buckets[bucket]++;
-    if (ns > max_ns)
-        max_ns = ns;
-}
-
-/* The latency, in microseconds, that the share of the echoes stays within. */
-static double percentile_us(double share)
-{
-    uint64_t seen = 0, wanted = (uint64_t)(share * (double)echoes);
-    for (size_t bucket = 0; bucket < BUCKETS; bucket++) {
-        seen += buckets[bucket];
-        if (seen > wanted || seen == echoes) {
-            size_t octave = bucket >> OCTAVE_BITS, rest = bucket & ((1U << OCTAVE_BITS) - 1);
-            if (octave == 0)
-                return (double)rest / 1000;
-            return (double)(((uint64_t)rest | 1U << OCTAVE_BITS) << (octave - 1)) / 1000;
-        }
-    }
-    return 0;
 }
 
 static void put_serial(unsigned char *into, uint64_t serial)
@@ -307,7 +278,7 @@ static uint64_t take(struct connection *c, const unsigned char *data, size_t siz
         data += used;
         size -= used;
         if (c->at == echo_size) {
-            record(now - c->queued_ns[c->echoed++ % (uint64_t)option.depth]);
+            histogram_record(&latencies, now - c->queued_ns[c->echoed++ % (uint64_t)option.depth]);
             c->at = 0;
             expect(c);
         }
@@ -432,8 +403,7 @@ static void close_all(void)
 /* Starts anew: nothing is counted, nothing is in flight. */
 static void begin_phase(uint64_t messages, double seconds, int64_t start)
 {
-    memset(buckets, 0, sizeof buckets);
-    max_ns = 0;
+    histogram_clear(&latencies);
     echoes = 0;
     stopping = 0;
     to_send = messages > 0 ? messages : UINT64_MAX;
@@ -536,10 +506,10 @@ int main(int argc, char **argv)
         getchar();
     }
     int64_t length = run_phase(option.messages, option.seconds);
-    printf("PERF-RESULT {\"messages\":%llu,\"duration_us\":%lld,\"bytes\":%llu,"
-           "\"p50_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f}\n",
-           (unsigned long long)echoes, (long long)(length / 1000), (unsigned long long)(echoes * echo_size),
-           percentile_us(0.50), percentile_us(0.99), (double)max_ns / 1000);
+    printf("PERF-RESULT {\"messages\":%llu,\"duration_us\":%lld,\"bytes\":%llu,", (unsigned long long)echoes,
+           (long long)(length / 1000), (unsigned long long)(echoes * echo_size));
+    histogram_print(&latencies);
+    puts("}");
     fflush(stdout);
     while (option.hold && getchar() != EOF)
         continue;

@@ -7,27 +7,23 @@ is measured holds every message that is counted, and neither a handshake nor a m
 
 from __future__ import annotations
 
-import contextlib
-import select
 import subprocess
-import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from perf import cc
-from perf.load import LATE_S, RESULT_MARK, Load, LoadError, find_result, no_result, pinned
+from perf.load import LATE_S, READY, RESULT_MARK, Load, LoadError, Talk, find_result, latency, pinned
 from perf.scenarios import Scenario
 
 WARM_UP_S = 0.1
 """Of the connections, in every run; the server has been warmed up before."""
-READY = "ready"
 _STALL_S = 4.0
 """How long an echo may take; less than LATE_S, so that it is the program that says what is missing."""
 
 
 class WsLoad:
-    """Runs of ws_load, compiled into ``folder``."""
+    """Runs of ws_load, compiled into ``folder``. Raises LoadError if it cannot be."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -50,7 +46,7 @@ class WsLoad:
         *,
         seconds: float,
         connections: int,
-        core: int,
+        core: int | Collection[int],
         measured: AbstractContextManager[object],
     ) -> Load:
         """Keep ``scenario.pipeline`` messages in flight on each connection for ``seconds``."""
@@ -58,14 +54,14 @@ class WsLoad:
         command += ["--connections", str(connections), "--seconds", f"{seconds:g}"]
         command += ["--warmup", f"{WARM_UP_S:g}", "--timeout", f"{_STALL_S:g}", str(port)]
         with pinned(command, core, stdin=subprocess.PIPE) as process:
-            words = _Words(process)
+            talk = Talk(process, "ws_load")
             # Opening and warming up: each may stall for as long as an echo may take.
-            words.wait_for(READY, WARM_UP_S + 2 * LATE_S)
+            talk.wait_for(READY, WARM_UP_S + 2 * LATE_S)
             with measured:
-                words.say("go")
-                words.wait_for(RESULT_MARK, seconds + LATE_S)
-            words.end()
-        return parse(words.heard)
+                talk.say("go")
+                talk.wait_for(RESULT_MARK, seconds + LATE_S)
+            talk.end()
+        return parse(talk.heard)
 
 
 def options(scenario: Scenario) -> Sequence[str]:
@@ -82,42 +78,6 @@ def parse(output: str) -> Load:
         requests=fields["messages"],
         duration_us=fields["duration_us"],
         response_bytes=fields["bytes"],
-        p50_us=fields["p50_us"],
-        p99_us=fields["p99_us"],
-        max_us=fields["max_us"],
+        latency=latency(fields),
         errors={},
     )
-
-
-class _Words:
-    """The talk with the program, a line at a time, with a limit on the waiting."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._input, self._output = process.stdin, process.stdout
-        self.heard = ""
-
-    def say(self, word: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it ended: its last words say why
-            self._input.write(word + "\n")
-            self._input.flush()
-
-    def wait_for(self, beginning: str, limit_s: float) -> None:
-        """Return at a line that begins so; a program that ends before it has told why."""
-        give_up = time.monotonic() + limit_s
-        while True:
-            left = give_up - time.monotonic()
-            if left <= 0 or not select.select([self._output], [], [], left)[0]:
-                raise LoadError(f"ws_load did not say {beginning.strip()!r} within {limit_s:g} s")
-            line = self._output.readline()
-            self.heard += line
-            if line.startswith(beginning):
-                return
-            if not line:
-                raise no_result(self.heard, "ws_load")
-
-    def end(self) -> None:
-        """Let it say goodbye to the server; one that does not end is killed by the caller."""
-        self._input.close()
-        self._output.read()

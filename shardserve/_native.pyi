@@ -5,18 +5,63 @@ The factory is the worker's door to the request path: one per worker, handed to
 """
 
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any, final
 
 from .types import ASGIApp, ProxyPolicy, WebSocketEngine
 
-__all__ = ["Connection", "ProtocolFactory", "debug_build"]
+__all__ = ["AccessLog", "Connection", "ProtocolFactory", "debug_build", "figure_names", "methods"]
 
 debug_build: bool
 """True when the invariant checks (CHECK) are compiled in."""
 
+figure_names: tuple[str, ...]
+"""The first of the figures that the factory counts, in their order: ``stats.NATIVE``."""
+
+methods: tuple[str, ...]
+"""The methods that have figures of their own, in their order: ``stats.METHODS``."""
+
 Client = tuple[str, int] | None
+
+@final
+class AccessLog:
+    """Makes the lines of the access log, gathers them, and hands them on.
+
+    Every byte of a line that a client or an app chose is printable ASCII: others, the quote and the backslash
+    become ``\\xNN``, and so does the space in what is one word.
+    """
+
+    def __init__(
+        self,
+        program: Iterable[tuple[str, bytes | None]],
+        websocket_program: Iterable[tuple[str, bytes | None]],
+        *,
+        write: Callable[[bytes], object],
+        schedule: Callable[[], object],
+        exclude: Iterable[bytes] = (),
+        sample: float = 1.0,
+        json: bool = False,
+        buffer_bytes: int = 65536,
+    ) -> None:
+        """``program``: what a line is made of, (operation, argument), in order;
+        ``websocket_program``: the line of a WebSocket's handshake. ``config/access_format.py`` makes both.
+        ``write(lines)``: whole lines, as ``flush`` was called or ``buffer_bytes`` were there.
+        ``schedule()``: the first line came into an empty buffer, so somebody should call ``flush`` sometime.
+        ``exclude``: globs; a request whose path one of them matches has no line. ``*`` is any bytes,
+        ``?`` is one.
+        ``sample``: the share of requests that have a line. Those answered with 500 or more always have.
+        ``json``: text has quotes, and what is not there is null instead of a dash.
+        No error of ``write`` and ``schedule`` is raised; it goes to ``sys.unraisablehook``. Lines that are
+        there when the object goes are lost. Raises TypeError and ValueError for a program that is none.
+        """
+
+    def flush(self) -> None:
+        """Hand what is gathered to ``write``."""
+
+    @property
+    def lines(self) -> int:
+        """How many were made."""
 
 @final
 class Connection:
@@ -48,9 +93,9 @@ class ProtocolFactory:
         headers: list[tuple[bytes, bytes]] = ...,
         server_header: bool = True,
         date_header: bool = True,
-        on_app_error: Callable[[BaseException, str, str, Client, str], None],
+        on_app_error: Callable[[BaseException, str, str, Client, str, str | None], None],
         on_reject: Callable[[int, str, Client], None],
-        access: Callable[[Client, str, bytes, str, int], None] | None = None,
+        access: AccessLog | Callable[[Client, str, bytes, str, int], None] | None = None,
         max_fd: int = 0,
         on_crowded: Callable[[], None] | None = None,
         underscore_headers: str = "safe",
@@ -59,6 +104,11 @@ class ProtocolFactory:
         proxy: ProxyPolicy | None = None,
         static: list[tuple[bytes, ASGIApp]] | None = None,
         on_debug: Callable[[Any], None] | None = None,
+        figures: memoryview | None = None,
+        duration_bounds_us: tuple[int, ...] | None = None,
+        size_bounds_bytes: tuple[int, ...] | None = None,
+        request_id_field: bytes | None = None,
+        make_traceparent: bool = False,
         limit_request_line: int = 0,
         limit_request_head: int = 0,
         limit_request_field_size: int = 0,
@@ -86,7 +136,7 @@ class ProtocolFactory:
         ``scheme``: of connections without TLS. A transport that has an ``ssl_object`` has TLS: https.
         ``state``: the lifespan state, shallow-copied into every scope; None leaves the key out.
         ``headers``: sent with every response, in wire case.
-        ``on_app_error(error, method, target, client, outcome)``: the app failed; ``outcome`` is
+        ``on_app_error(error, method, target, client, outcome, request_id)``: the app failed; ``outcome`` is
         what the client got: "500 sent", "connection closed early", "response already sent",
         "client gone", or, for a request that ``abort()`` cancelled, "cut by the server". For an accepted
         WebSocket: "closed with 1011", "already closed" or "client gone"; ``method`` is then "WebSocket".
@@ -94,8 +144,15 @@ class ProtocolFactory:
         its client; ``reason`` is a line of ours or of the parser's. ``status`` 0: the connection was closed
         without an answer, because the response had begun or nobody reads it. Connections that end while
         nothing is asked of them (silent from the start, or idle) are not reported.
-        ``access(client, method, target, http_version, status)``: one finished response; ``target``
-        is the raw request target.
+        ``access``: what hears of each finished response, and of those that broke off behind their head. A
+        callable gets ``(client, method, target, http_version, status)``; ``target`` is as on the wire.
+        ``figures``: ``Page.native`` (stats.py), written as things happen; its histograms have buckets up to
+        ``duration_bounds_us`` (from the parsed request line to the last byte handed over, and to the head)
+        and ``size_bounds_bytes`` (bodies). None: they are counted where nobody looks.
+        ``request_id_field``: each request has an id: that of this field, if it is one and 1 to 128 bytes of
+        ``[A-Za-z0-9._~+/=:@-]``, else one that is made and put into the request's fields. The response says
+        it, if the app does not; the scope has it as ``extensions["shardserve.request_id"]["id"]``.
+        ``make_traceparent``: a request without a valid ``traceparent`` (W3C Trace Context) gets one.
         ``max_fd``, ``on_crowded()``: called for each new connection whose socket has this descriptor
         number or a higher one; 0 (or less): never. The kernel hands out the lowest free number, so
         descriptors are nearly used up. The connection is served like any other.
@@ -182,6 +239,9 @@ class ProtocolFactory:
 
     def abort(self) -> int:
         """Cut every connection and cancel its app task. Returns how many had a request in flight."""
+
+    def count_states(self) -> None:
+        """Write how many connections are idle, reading, active, WebSockets, closing. Call once a second."""
 
     def close(self) -> None:
         """Let go of the spare tasks and the free lists. No connection may be open."""

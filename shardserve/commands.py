@@ -64,6 +64,13 @@ class Reload:
 
 
 @dataclass(frozen=True, slots=True)
+class Reopen:
+    """Have every process open its log files again, as by USR1."""
+
+    name: ClassVar[str] = "reopen"
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Stop, as by TERM; ``force``: as by QUIT. Answered at once; the connection stays open until the
     server is gone, so that its end says so.
@@ -85,7 +92,7 @@ class Scale:
             raise ValueError(f"workers is {self.workers}; it is 1 to {MOST_WORKERS}")
 
 
-Command = Status | Workers | Reload | Stop | Scale
+Command = Status | Workers | Reload | Reopen | Stop | Scale
 _COMMANDS: dict[str, type[Any]] = {one.name: one for one in get_args(Command)}
 
 
@@ -125,11 +132,17 @@ class WorkerStatus:
     uptime_s: float | None = None
     restarts: dict[str, int] = field(default_factory=dict)  # of the slot, by cause
     connections: int | None = None
+    connections_idle: int | None = None  # of these, the ones between two requests
+    websockets: int | None = None  # of the connections
     in_flight: int | None = None
     served: int = 0
+    errors_5xx: int = 0  # responses, since its start
     rps: float | None = None
+    p50_ms: float | None = None  # of the last seconds' requests, from the first byte in to the last one out
+    p99_ms: float | None = None
     loop_lag_ms: float | None = None
     loop_lag_max_ms: float | None = None
+    cpu_percent: float | None = None  # of one core
     rss_bytes: int | None = None
     note: str = ""
 
@@ -157,6 +170,10 @@ class ServerStatus:
     reloads: int = 0
     reload_failures: int = 0
     requests: int = 0  # with those of workers that are gone
+    errors_5xx: int = 0  # as well
+    rps: float = 0.0
+    p50_ms: float | None = None  # of the last seconds' requests, of all workers
+    p99_ms: float | None = None
     config_problems: list[str] = field(default_factory=list)  # why it does not run what is configured
     workers_list: list[WorkerStatus] = field(default_factory=list)
 

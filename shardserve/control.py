@@ -5,9 +5,9 @@ datagram, ``decode`` turns one datagram into a message or raises ControlError. F
 travel beside the datagram (SCM_RIGHTS), never in it, except the numbers a worker inherited at
 exec, which START names. Sockets, retries and policy live in ``master/`` and ``worker/``.
 
-    master → worker     START  ADOPT  RELEASE  DRAIN  STOP
+    master → worker     START  ADOPT  RELEASE  REOPEN  DRAIN  STOP
     worker → master     HELLO  READY  FAILED  LEAVING  DRAINED
-    master → template   PRELOAD  FORK  STOP
+    master → template   PRELOAD  FORK  REOPEN  STOP
     template → master   READY  FAILED
 
 The pipe is a SEQPACKET socketpair, so message boundaries hold and EOF means the other side died.
@@ -145,13 +145,23 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class Reopen:
+    """The log files were moved away: open them again by their names (USR1)."""
+
+    type: ClassVar[str] = "REOPEN"
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Cut everything and exit now (the second signal)."""
 
     type: ClassVar[str] = "STOP"
 
 
-Message = Start | Preload | Fork | Hello | Ready | Failed | Adopt | Release | Drain | Leaving | Drained | Stop
+Message = (
+    Start | Preload | Fork | Hello | Ready | Failed | Adopt | Release | Reopen | Drain | Leaving | Drained
+    | Stop
+)  # fmt: skip
 _TYPES: dict[str, type[Any]] = {m.type: m for m in get_args(Message)}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import fuzz_socket_apps
 from fuzz_apps import BEHAVIOURS, Call, echoes, echoes_late, may_raise
+from fuzz_observed import Observed
 from fuzz_requests import check_body, check_scope
 from fuzz_responses import CONTINUE, Reject, check, must
 from fuzz_script import (
@@ -51,6 +52,9 @@ class Stage:
         arguments = dict(profile)
         if "websocket" in profile:
             arguments["websocket"] = Engine(**profile["websocket"])
+        # The others have a callable for a log, and no ids.
+        self.observed = Observed(native, PROFILES.index(profile)) if len(profile) % 2 == 0 else None
+        arguments |= {"access": self.access} if self.observed is None else self.observed.arguments
         self.factory = native.ProtocolFactory(
             self.app,
             loop=self.loop,
@@ -58,7 +62,6 @@ class Stage:
             state={"x": 1},
             on_app_error=self.on_app_error,
             on_reject=self.on_reject,
-            access=self.access if len(profile) % 2 else None,
             **arguments,
         )
         asyncio._set_running_loop(self.loop)  # type: ignore[arg-type]
@@ -67,7 +70,15 @@ class Stage:
     def app(self, scope: Any, receive: Any, send: Any) -> Any:
         return self.play.begin(scope, receive, send)
 
-    def on_app_error(self, error: BaseException, method: str, target: str, client: Any, outcome: str) -> None:
+    def on_app_error(
+        self,
+        error: BaseException,
+        method: str,
+        target: str,
+        client: Any,
+        outcome: str,
+        request_id: str | None,
+    ) -> None:
         self.play.note_error(error, client, outcome)
 
     def on_reject(self, status: int, reason: str, client: Any) -> None:
@@ -366,6 +377,9 @@ class Play:
             for event in wire.events:
                 if isinstance(event, Call):
                     check_body(event, self.stage.settings)
+        if self.stage.observed is not None:
+            events = [event for wire in self.wires for event in wire.events]
+            self.stage.observed.check(events, self.factory)
         self.loop.timers.clear()
         must(self.factory.connections == 0, "connections", self.factory.connections)
         must(self.factory.in_flight == 0, "in flight", self.factory.in_flight)

@@ -6,7 +6,7 @@ import re
 from base64 import b64decode
 from typing import Any
 
-from fuzz_apps import Call
+from fuzz_apps import MADE, Call
 from fuzz_responses import must
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -44,7 +44,8 @@ def check_handshake(scope: dict[str, Any]) -> None:
     fields = scope["headers"]
     must("method" not in scope and scope["scheme"] == "ws" and scope["http_version"] == "1.1", "scope", scope)
     must(all(TOKEN.fullmatch(name) for name in scope["subprotocols"]), "subprotocols", scope)
-    must(set(scope["extensions"]) == {"websocket.http.response"}, "extensions", scope)
+    extensions = set(scope["extensions"]) - {"shardserve.request_id"}
+    must(extensions == {"websocket.http.response"}, "extensions", scope)
     keys = [value for name, value in fields if name == b"sec-websocket-key"]
     versions = [value for name, value in fields if name == b"sec-websocket-version"]
     must(len(keys) == 1 and len(b64decode(keys[0], validate=True)) == 16, "key", keys)
@@ -68,7 +69,7 @@ def check_framing(headers: list[tuple[bytes, bytes]], version: str) -> None:
 
 
 def check_limits(headers: list[tuple[bytes, bytes]], settings: dict[str, Any]) -> None:
-    sizes = [len(name) + len(value) + 4 for name, value in headers]
+    sizes = [len(name) + len(value) + 4 for name, value in headers if name not in MADE]
     must(len(sizes) <= (settings.get("limit_request_fields") or len(sizes)), "fields", headers)
     must(max(sizes, default=0) <= (settings.get("limit_request_field_size") or 1 << 30), "field", headers)
     if settings.get("underscore_headers") in ("drop", "reject"):

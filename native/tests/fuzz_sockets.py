@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fuzz_apps import Call
+from fuzz_apps import MADE, Call
 from fuzz_reference import Heard, Rules, Said, read_output
 from fuzz_responses import must
 
@@ -144,8 +144,8 @@ class Socket(Call):
         begin = 0
         while (end := fed.find(b"\r\n\r\n", begin) + 4) >= 4:
             head = fed[begin:end]
-            fields = self.scope["headers"]
-            if b"GET " in head and all(value in head for _, value in fields):
+            fields = [value for name, value in self.scope["headers"] if name not in MADE]
+            if b"GET " in head and all(value in head for value in fields):
                 found.append(fed[end:])
             begin = end
         must(found, "a handshake nobody sent", self)

@@ -7,6 +7,9 @@
     completion.py  shardserve completion bash | zsh | fish
     ctl.py      shardserve ctl status | workers | reload | stop | scale, with its ctl_client.py and
                 ctl_tables.py
+    top.py      shardserve top, with its top_feed.py (asks), top_layout.py, top_table.py and top_text.py
+                (what it looks like) and top_terminal.py
+    profile.py  shardserve profile APP; what it does is profiling/'s
 
 Rules of this room: a command turns flags into a Config and a Config into a call; behaviour lives
 below. Importing it is cheap: uvloop, httptools, asyncio and the master are imported by the command

@@ -37,8 +37,8 @@ def ctl() -> None:
     """
 
 
-def _which_server(command: Command) -> Command:
-    """Decorate a command with the options that all of them have."""
+def which_server(command: Command) -> Command:
+    """Decorate a command with the options that all of them have: ``socket``, ``pid``, ``as_json``."""
     options = (
         click.option("--socket", metavar="PATH", help="The control socket of the server."),
         click.option("--pid", type=click.IntRange(1), metavar="PID", help="The pid of the server's master."),
@@ -50,10 +50,10 @@ def _which_server(command: Command) -> Command:
 
 
 @ctl.command("status")
-@_which_server
+@which_server
 def status(socket: str | None, pid: int | None, as_json: bool) -> None:
     """Show the server and each of its workers."""
-    reply = _ask(_connect(socket, pid), commands.Status(), as_json)
+    reply = _ask(connected(socket, pid), commands.Status(), as_json)
     if not as_json:
         with _sense():
             found = commands.ServerStatus.from_json(reply)
@@ -61,10 +61,10 @@ def status(socket: str | None, pid: int | None, as_json: bool) -> None:
 
 
 @ctl.command("workers")
-@_which_server
+@which_server
 def workers(socket: str | None, pid: int | None, as_json: bool) -> None:
     """Show the workers only."""
-    reply = _ask(_connect(socket, pid), commands.Workers(), as_json)
+    reply = _ask(connected(socket, pid), commands.Workers(), as_json)
     if not as_json:
         with _sense():
             found = commands.workers_from_json(reply)
@@ -75,10 +75,10 @@ def workers(socket: str | None, pid: int | None, as_json: bool) -> None:
 @click.option(
     "--wait/--no-wait", default=True, help="Wait until it is over, and say how it went.  [default: wait]"
 )
-@_which_server
+@which_server
 def reload(socket: str | None, pid: int | None, as_json: bool, wait: bool) -> None:
     """Replace every worker by a fresh one, without losing a request."""
-    connection = _connect(socket, pid)
+    connection = connected(socket, pid)
     try:
         # Without a limit: an app may take minutes to start, and the server has limits of its own.
         reply = _ask(connection, commands.Reload(wait), as_json, timeout_s=None)
@@ -88,13 +88,22 @@ def reload(socket: str | None, pid: int | None, as_json: bool, wait: bool) -> No
         click.echo(_message(reply, "reloaded" if wait else "reload asked for"))
 
 
+@ctl.command("reopen")
+@which_server
+def reopen(socket: str | None, pid: int | None, as_json: bool) -> None:
+    """Open the log files again, after they were renamed (logrotate)."""
+    reply = _ask(connected(socket, pid), commands.Reopen(), as_json)
+    if not as_json:
+        click.echo(_message(reply, "opening the log files again"))
+
+
 @ctl.command("stop")
 @click.option("--force", is_flag=True, help="Cut the requests in flight.")
 @click.option("--wait/--no-wait", default=True, help="Wait until the server is gone.  [default: wait]")
-@_which_server
+@which_server
 def stop(socket: str | None, pid: int | None, as_json: bool, force: bool, wait: bool) -> None:
     """Stop the server; requests in flight are finished first."""
-    connection = _connect(socket, pid)
+    connection = connected(socket, pid)
     try:
         reply = _ask(connection, commands.Stop(force), as_json)
     except Ended:
@@ -114,15 +123,16 @@ def stop(socket: str | None, pid: int | None, as_json: bool, force: bool, wait: 
 
 @ctl.command("scale")
 @click.argument("count", metavar="N", type=click.IntRange(1, commands.MOST_WORKERS))
-@_which_server
+@which_server
 def scale(socket: str | None, pid: int | None, as_json: bool, count: int) -> None:
     """Have N workers from now on."""
-    reply = _ask(_connect(socket, pid), commands.Scale(count), as_json)
+    reply = _ask(connected(socket, pid), commands.Scale(count), as_json)
     if not as_json:
         click.echo(_message(reply, f"{count} worker{'' if count == 1 else 's'} wanted"))
 
 
-def _connect(socket: str | None, pid: int | None) -> Connection:
+def connected(socket: str | None, pid: int | None) -> Connection:
+    """A connection to the server that these options name. Raises UsageError, CtlError."""
     if socket is not None and pid is not None:
         raise click.UsageError("give --socket or --pid, not both")
     return connect(socket, pid)

@@ -127,6 +127,11 @@ def connect(path: str | None, pid: int | None) -> Connection:
             one.close()
 
 
+def everyone() -> list[Connection]:
+    """A connection to every server that can be talked to."""
+    return _search(_configured()[0])[0]
+
+
 def _configured() -> tuple[str | None, str, str]:
     """The path that environment or file name, where they do, and a remark if there is none to use."""
     reading = Loader().read()

@@ -16,7 +16,7 @@ from ..observe.logs import printable
 
 _T = TypeVar("_T")
 
-_COLOURS = {
+COLOURS = {
     "ready": "green", "serving": "green",
     "starting": "yellow", "reloading": "yellow", "draining": "yellow", "upgrading": "yellow",
     "stopping": "yellow", "backoff": "red", "dead": "red",
@@ -38,13 +38,12 @@ def status_text(status: ServerStatus, *, colours: bool) -> str:
     """Two lines about the server, what is wrong with its configuration, and its workers."""
     urls = printable(", ".join(status.urls)) or "no address"
     phase = _coloured(printable(status.phase), status.phase, colours)
-    serving = len({one.slot for one in status.workers_list if one.state in _SERVES})
     failed = f" ({status.reload_failures} failed)" if status.reload_failures else ""
     lines = [
         f"{printable(status.app)} on {urls}: {phase}, up {duration(status.uptime_s)}, "
-        f"{_count(status.requests, 'request')}",
+        f"{many(status.requests, 'request')}",
         f"shardserve {printable(status.version)}, pid {status.pid}, generation {status.generation}, "
-        f"{_count(status.reloads, 'reload')}{failed}, {serving} of {_count(status.workers, 'worker')} ready",
+        f"{many(status.reloads, 'reload')}{failed}, {readiness(status)}",
     ]
     for problem in status.config_problems:
         text = "! " + printable_lines(problem)
@@ -52,6 +51,12 @@ def status_text(status: ServerStatus, *, colours: bool) -> str:
     if status.workers_list:
         lines += ["", workers_text(status.workers_list, colours=colours)]
     return "\n".join(lines)
+
+
+def readiness(status: ServerStatus) -> str:
+    """``7 of 8 workers ready``: slots, whatever number of processes they have."""
+    ready = len({one.slot for one in status.workers_list if one.state in _SERVES})
+    return f"{ready} of {many(status.workers, 'worker')} ready"
 
 
 def workers_text(workers: Sequence[WorkerStatus], *, colours: bool) -> str:
@@ -78,23 +83,24 @@ def _row(one: WorkerStatus) -> list[str]:
     return [
         str(one.slot),
         printable(one.state),
-        _known(one.core, str),
-        _known(one.pid, str),
-        _known(one.generation, str),
-        _known(one.uptime_s, duration),
-        _known(one.connections, _grouped),
-        _known(one.in_flight, _grouped),
-        _grouped(one.served),
-        _known(one.rps, _rate),
-        _known(one.loop_lag_ms, milliseconds),
-        _known(one.loop_lag_max_ms, milliseconds),
-        _known(one.rss_bytes, size),
+        known(one.core, str),
+        known(one.pid, str),
+        known(one.generation, str),
+        known(one.uptime_s, duration),
+        known(one.connections, grouped),
+        known(one.in_flight, grouped),
+        grouped(one.served),
+        known(one.rps, rate),
+        known(one.loop_lag_ms, milliseconds),
+        known(one.loop_lag_max_ms, milliseconds),
+        known(one.rss_bytes, size),
         _restarts(one.restarts),
         printable(one.note),
     ]
 
 
-def _known(value: _T | None, text: Callable[[_T], str]) -> str:
+def known(value: _T | None, text: Callable[[_T], str]) -> str:
+    """``text`` of it, or a dash for what is not known."""
     return _UNKNOWN if value is None else text(value)
 
 
@@ -108,7 +114,7 @@ def _restarts(causes: dict[str, int]) -> str:
 
 
 def _coloured(text: str, state: str, colours: bool) -> str:
-    colour = _COLOURS.get(state)
+    colour = COLOURS.get(state)
     return click.style(text, fg=colour) if colours and colour else text
 
 
@@ -146,13 +152,16 @@ def size(count: int) -> str:
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
 
 
-def _rate(per_s: float) -> str:
+def rate(per_s: float) -> str:
+    """``7.5``, ``1,520``."""
     return f"{per_s:.1f}" if per_s < 100 else f"{per_s:,.0f}"
 
 
-def _grouped(count: int) -> str:
+def grouped(count: int) -> str:
+    """``1,234,567``."""
     return f"{count:,}"
 
 
-def _count(count: int, what: str) -> str:
+def many(count: int, what: str) -> str:
+    """``1 worker``, ``1,200 workers``."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -27,6 +27,8 @@ COMMANDS = {
     "run": ".run:run",
     "config": ".config:config",
     "ctl": ".ctl:ctl",
+    "top": ".top:top",
+    "profile": ".profile:profile",
     "completion": ".completion:completion",
 }
 DEFAULT_COMMAND = "run"

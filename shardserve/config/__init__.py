@@ -2,7 +2,8 @@
 
     values.py    what one value may be: read it from text, check it, write it
     kinds.py     values of one setting, or two: certificates by name, routes, secrets, logging
-    addresses.py the forms of ``bind``
+    addresses.py the forms of ``bind``, and where syslog is
+    access_format.py what a line of the access log says
     setting.py   what is known of one setting, and how one is declared
     mistakes.py  what is wrong with a configuration, as text
     declared/    THE declaration of every setting, in a file for each few groups of them

@@ -1,4 +1,4 @@
-"""Kinds of value that one setting has, or two: certificates by name, routes, secrets, logging.
+"""Kinds of value that one setting has, or two: certificates by name, routes, secrets, logs, metrics.
 
 Rules of this file: those of ``values.py``, whose vocabulary it extends; a kind without a parameter is no
 dataclass, which costs every start of a worker. No file is opened here that a
@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .values import Choice, FilePath, ImportString, Kind, Text, quote
+from . import access_format
+from .addresses import parse_metrics, parse_syslog
+from .values import FRAMING_HEADERS, TOKEN, Choice, FilePath, ImportString, Kind, Text, quote
 
 # RFC 6066 §3: "HostName" is ASCII, without a trailing dot; RFC 1035 §2.3.4: 63 octets for a label.
 _HOST_NAME = re.compile(
@@ -219,6 +221,98 @@ class LogConfig(Kind):
 
     def to_text(self, value: Any) -> str:
         return value if isinstance(value, str) else f"({type(value).__name__})"
+
+
+class AccessFormat(Kind):
+    """A preset's name, or a format string (``access_format.py``)."""
+
+    metavar = f"[{'|'.join(access_format.PRESETS)}|FORMAT]"
+    phrase = (
+        f"one of {', '.join(access_format.PRESETS)}, or a format string such as '%(h)s \"%(r)s\" %(s)s %(D)s'"
+    )
+
+    def check(self, value: object) -> str:
+        # A tab is a fine separator; any other control character is a mistake, and most of all a newline.
+        if not isinstance(value, str) or any((ord(c) < 0x20 and c != "\t") or ord(c) == 0x7F for c in value):
+            raise self._wrong(value)
+        return access_format.check(value)
+
+
+class LogTarget(Kind):
+    """Where lines go: None for stdout, a path, or ``syslog:`` and where that is."""
+
+    metavar = "PATH"
+    phrase = 'a path, "-" for stdout, or "syslog:", "syslog:/path", "syslog:host:port"'
+
+    def check(self, value: object) -> str | None:
+        text = FilePath(phrase=self.phrase).check(value)
+        if not text:
+            raise self._wrong(value)
+        if text.startswith("syslog:"):
+            parse_syslog(text)
+        return None if text == "-" else text
+
+
+class Glob(Kind):
+    """A pattern of raw paths."""
+
+    metavar = "GLOB"
+    phrase = 'a pattern of paths such as "/health*"'
+
+    def check(self, value: object) -> str:
+        text = Text(phrase=self.phrase).check(value)
+        # The path of a request begins with a slash (RFC 9112 §3.2.1), but for * itself (§3.2.4).
+        if not text.startswith(("/", "*", "?")):
+            raise ValueError(
+                f"{quote(text)} matches no path; write {quote(f'/{text}')} or {quote(f'*{text}')}"
+            )
+        return text
+
+
+class Share(Kind):
+    """A part of a whole."""
+
+    metavar = "SHARE"
+    phrase = "a share from 0 to 1, such as 0.1"
+
+    def check(self, value: object) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise self._wrong(value)  # nan is not in there either
+        return float(value)
+
+    def from_text(self, text: str) -> float:
+        if not re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*", text, re.ASCII):
+            raise self._wrong(text)
+        return self.check(float(text))
+
+
+_TAKEN_FIELDS = FRAMING_HEADERS | {"date", "host", "server", "te", "trailer", "traceparent", "upgrade"}
+
+
+class FieldName(Kind):
+    """The name of a header field that the server reads and writes."""
+
+    metavar = "NAME"
+    phrase = 'the name of a field such as "X-Request-ID" (RFC 9110 §5.6.2)'
+
+    def check(self, value: object) -> str:
+        if not isinstance(value, str) or not TOKEN.fullmatch(value):
+            raise self._wrong(value)
+        if value.lower() in _TAKEN_FIELDS:
+            raise ValueError(f"{value} has a meaning of its own in HTTP; choose another name")
+        return value
+
+
+class MetricsAddress(Kind):
+    """Stays text, in a form that ``addresses.parse_bind`` takes."""
+
+    metavar = "ADDRESS"
+    phrase = 'an address such as "9100", "127.0.0.1:9100", "[::1]:9100" or "unix:/path"'
+
+    def check(self, value: object) -> str:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        return str(parse_metrics(Text(phrase=self.phrase).check(value)))
 
 
 def _ini_of(text: str) -> Any:

@@ -24,12 +24,12 @@ from .addresses import check_unix_path, parse_bind
 # A week: milliseconds of it fit the 32 bits that timers have in C.
 LONGEST_S = 7 * 24 * 3600.0
 # RFC 9110 §5.6.2: token = 1*tchar
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9110 §5.5: a field value holds visible characters, SP, HTAB and obs-text; "field values
 # containing CR, LF, or NUL characters are invalid and dangerous".
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # The server frames every message itself; a fixed value could only contradict it.
-_FRAMING_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
+FRAMING_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
 _SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # A number, and a unit of bytes: K, KiB, or the ambiguous KB; B and bytes are what to_text writes.
 _SIZE = re.compile(r"\s*([0-9]{1,15})\s*(?:([KMGT])(iB|B)?|B|bytes?)?\s*", re.IGNORECASE | re.ASCII)
@@ -347,11 +347,11 @@ class Header(Kind):
 
     @staticmethod
     def _pair(name: str, content: str) -> tuple[str, str]:
-        if not _TOKEN.fullmatch(name):
+        if not TOKEN.fullmatch(name):
             raise ValueError(f"{quote(name)} is not a header name (RFC 9110 §5.6.2)")
         if not _FIELD_VALUE.fullmatch(content):
             raise ValueError(f"the value of {name} has a character no header may carry (RFC 9110 §5.5)")
-        if name.lower() in _FRAMING_HEADERS:
+        if name.lower() in FRAMING_HEADERS:
             raise ValueError(f"{name} frames the message; the server writes it and it cannot be fixed")
         return name, content
 

@@ -8,14 +8,18 @@ Nothing here waits.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from .. import control
 from ..stats import Stage
-from . import slots
+from . import procfs, slots
 from .health import Limits, Watch, trimmed
 from .recycle import Allowance
 from .slots import Process
@@ -38,6 +42,8 @@ class Member:
     watch: Watch
     vitals: Vitals = field(default_factory=Vitals)
     allowance: Allowance | None = None  # since READY
+    began_at: float = field(default_factory=lambda: round(time.time(), 3))  # Unix time
+    _cpu_s: float = 0.0
 
     def serves(self, allowance: Allowance) -> None:
         """It is READY. What was measured while it started says little, so the next look measures anew."""
@@ -51,13 +57,21 @@ class Member:
         served = self.worker.page["served"]
         return self.allowance.used_up(served=served, rss_bytes=self.vitals.rss_bytes, now=now)
 
+    def cpu_s(self) -> float:
+        """Its time on a CPU so far; once it is reaped, what was known last."""
+        if self.process.pid is not None:
+            self._cpu_s = max(self._cpu_s, procfs.cpu_s(self.process.pid) or 0.0)
+        return self._cpu_s
+
 
 class Crew:
     """The live processes. Iterating gives the members; any of them may go meanwhile."""
 
     def __init__(self) -> None:
         self._members: dict[Process, Member] = {}
-        self.served_before = 0  # by those that are gone
+        # What those that are gone have counted: the figures of their pages, and CPU time by slot.
+        self._counted_before: Counter[str] = Counter()
+        self._cpu_before_s: defaultdict[int, float] = defaultdict(float)
 
     def __iter__(self) -> Iterator[Member]:
         return iter(list(self._members.values()))
@@ -82,6 +96,28 @@ class Crew:
         if isinstance(worker.handle, Forked):
             worker.handle.pid = pid
             worker.channel.name = str(process)
+
+    # Counting
+
+    def counted_before(self, figure: str) -> int:
+        """What those that are gone have counted of it."""
+        return self._counted_before[figure]
+
+    def counted(self) -> Counter[str]:
+        """``stats.COUNTERS`` of all workers there are and were. No figure is ever less than before."""
+        total = self._counted_before.copy()
+        for member in self:
+            total.update(member.worker.page.counters())
+        return total
+
+    def cpu_s(self, slot: int) -> float:
+        """Time on a CPU of all processes that the slot has and had."""
+        return self._cpu_before_s[slot] + sum(m.cpu_s() for m in self if m.process.slot == slot)
+
+    def _take_over(self, member: Member) -> None:
+        """Its page is about to end. What it has counted stays."""
+        self._counted_before.update(member.worker.page.counters())
+        self._cpu_before_s[member.process.slot] += member.cpu_s()
 
     # Waiting
 
@@ -117,6 +153,7 @@ class Crew:
     ) -> Iterator[tuple[Member, int]]:
         """Each process that has ended, with its returncode. ``obey`` hears its last words before."""
         for member in self:
+            _look_at_the_dead(member)
             returncode = member.worker.handle.poll()
             if returncode is None:
                 continue
@@ -127,7 +164,7 @@ class Crew:
             member.worker.channel.close()
             del self._members[member.process]
             self._tell_dump(member)
-            self.served_before += member.worker.page["served"]
+            self._take_over(member)
             member.worker.page.close()
             yield member, returncode
 
@@ -152,6 +189,11 @@ class Crew:
         member = self._members.get(process)
         if member is not None:
             member.worker.channel.send(message, now, sockets, last=last)
+
+    def send_all(self, message: control.Message, now: float) -> None:
+        """Whatever they are doing: one that starts hears it when it can."""
+        for member in self:
+            member.worker.channel.send(message, now)
 
     def stop(self, process: Process, now: float) -> None:
         """End it now: STOP, and KILL if it does not hear.
@@ -205,3 +247,11 @@ class Crew:
         """End of file for all of them: they finish and go."""
         for member in self:
             member.worker.channel.close()
+
+
+def _look_at_the_dead(member: Member) -> None:
+    """Between its end and its reaping, /proc still has the CPU time of a process."""
+    pid = member.process.pid
+    with suppress(ChildProcessError):  # reaped by somebody else
+        if pid is not None and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            member.cpu_s()

@@ -124,6 +124,11 @@ class Nursery:
             template.stop(now)
             self._leaving.append(template)
 
+    def send_all(self, message: control.Message, now: float) -> None:
+        """Tell every template."""
+        for template in [*self._templates.values(), *self._leaving]:
+            template.channel.send(message, now)
+
     def close(self, now: float) -> None:
         """Every template goes, and every spare."""
         self.spares.close()

@@ -1,7 +1,7 @@
 """What each signal and each command of ``shardserve ctl`` does to the supervisor.
 
 Rules of this file: a signal leaves a note; a command leaves one, too, or asks for a report. Nothing
-is carried out here: the loop comes to it in its own order. The commands are declared in
+is carried out at once: the loop comes to it in its own order. The commands are declared in
 ``commands.py``; how they come and how they are answered is ``control_socket.py``'s.
 """
 
@@ -11,7 +11,8 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
-from .. import commands
+from .. import commands, control
+from ..observe import log_config
 from . import report
 from .control_socket import Request
 
@@ -30,6 +31,8 @@ def note(supervisor: Supervisor, number: signal.Signals) -> None:
             supervisor.ask_stop(force=True)
         case signal.SIGHUP:
             supervisor.roller.ask()
+        case signal.SIGUSR1:
+            supervisor.reopen_asked = True
         case signal.SIGUSR2:
             supervisor.ask_upgrade()
         case signal.SIGTTIN:
@@ -53,6 +56,10 @@ def obey(supervisor: Supervisor, request: Request, now: float) -> None:
             request.reply({"workers_list": workers})
         case commands.Reload(wait):
             _reload(supervisor, request, wait=wait)
+        case commands.Reopen():
+            log.info("told to open the log files again by ctl (%s)", request.who)
+            supervisor.reopen_asked = True
+            request.reply({"message": "opening the log files again"})
         case commands.Stop(force):
             log.info("told to stop by ctl (%s)", request.who)
             supervisor.ask_stop(force=force)
@@ -61,6 +68,14 @@ def obey(supervisor: Supervisor, request: Request, now: float) -> None:
             log.info("told to have %d workers by ctl (%s)", workers, request.who)
             before, supervisor.wanted = supervisor.wanted, workers
             request.reply({"message": f"{workers} workers from now on; there were {before}"})
+
+
+def reopen(supervisor: Supervisor, now: float) -> None:
+    """The log files were renamed: have everybody open them again. The loop calls it, in its order."""
+    supervisor.reopen_asked = False
+    log_config.reopen()
+    supervisor.tell_all(control.Reopen(), now)
+    log.info("opened the log files again")
 
 
 def _reload(supervisor: Supervisor, request: Request, *, wait: bool) -> None:

@@ -1,11 +1,11 @@
-"""The world outside the server's own processes: systemd, the pid file, ctl, another master.
+"""The world outside the server's own processes: systemd, the pid file, ctl, metrics, another master.
 
 Rules of this file: it gathers what these have in common, *when* they hear of what, and holds no
-protocol: ``notify.py``, ``pidfile.py``, ``control_socket.py`` and ``upgrade.py`` do. The supervisor
-says what happens to it; nothing here decides about a worker.
+protocol: ``notify.py``, ``pidfile.py``, ``control_socket.py``, ``metrics_server.py`` and ``upgrade.py``
+do. The supervisor says what happens to it; nothing here decides about a worker.
 
 A master that takes over from another one (``takeover``) shows itself only once it serves: until
-then the pid file, the control socket and systemd's main pid are the old one's.
+then the pid file, the control socket, the metrics address and systemd's main pid are the old one's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from select import POLLIN
+from typing import TYPE_CHECKING
 
 from ..commands import socket_path
 from ..config.model import Config
@@ -23,6 +24,13 @@ from .control_socket import ControlSocket, Request
 from .notify import Notifier
 from .pidfile import PidFile
 from .upgrade import Taken, Takeover, Upgrade
+
+if TYPE_CHECKING:
+    from .metrics_server import MetricsServer
+    from .supervisor import Supervisor
+
+# The old master lets the metrics address go when it hears that we serve: in an instant, if it is not busy.
+METRICS_RETRY_S = (0.05, 0.2, 1.0)
 
 log = logging.getLogger("shardserve.master")
 
@@ -37,7 +45,9 @@ class Outside:
         notifier: Notifier,
         takeover: Takeover | None = None,
     ) -> None:
-        """Raises StartupError: the pid file is locked, the control socket is somebody else's."""
+        """Raises StartupError: the pid file is locked, the control socket is somebody else's, the metrics
+        address cannot be had.
+        """
         self._config = config
         self._notifier = notifier
         self._takeover = takeover
@@ -46,12 +56,16 @@ class Outside:
         self._upgrade: Upgrade | None = None
         self.handed_over = False
         self._control: ControlSocket | None = None
+        self._metrics: MetricsServer | None = None
+        self._metrics_tries = 0
+        self._metrics_again_at: float | None = None
         self._pid_file = self._claim_pid_file()
         try:
             if takeover is None:
                 if self._pid_file is not None:
                     self._pid_file.write()
                 self._open_control(replace=False)
+                self._open_metrics()
         except BaseException:
             self.close()
             raise
@@ -75,6 +89,25 @@ class Outside:
                 raise
             log.warning("no control socket, so shardserve ctl will not find this server: %s", error)
 
+    def _open_metrics(self) -> None:
+        """Raises ListenError."""
+        if self._config.metrics is not None:
+            from .metrics_server import MetricsServer
+
+            self._metrics = MetricsServer(self._config.metrics)
+            log.info("metrics: %s", ", ".join(self._metrics.pages))
+
+    def _try_metrics(self, now: float) -> None:
+        """After a takeover: until it can be had, because nobody would start us again for it."""
+        self._metrics_again_at = None
+        try:
+            self._open_metrics()
+        except ListenError as error:
+            tries, self._metrics_tries = self._metrics_tries, self._metrics_tries + 1
+            if tries == len(METRICS_RETRY_S):
+                log.error("no metrics yet: %s; trying again every second", error)
+            self._metrics_again_at = now + METRICS_RETRY_S[min(tries, len(METRICS_RETRY_S) - 1)]
+
     @property
     def is_the_master(self) -> bool:
         """Whether the files are ours to remove: not before we took over, nor after we handed over."""
@@ -86,15 +119,19 @@ class Outside:
         found = []
         if self._control is not None:
             found.append((self._control.fileno(), POLLIN))
+        if self._metrics is not None:
+            found.append((self._metrics.fileno(), POLLIN))
         found += [
             (one.fileno(), POLLIN) for one in (self._upgrade, self._takeover) if one is not None and one.open
         ]
         return found
 
     def next_deadline(self) -> float | None:
-        times = [self._notifier.next_ping]
+        times = [self._notifier.next_ping, self._metrics_again_at]
         if self._control is not None:
             times.append(self._control.next_deadline())
+        if self._metrics is not None:
+            times.append(self._metrics.next_deadline())
         if self._upgrade is not None:
             times.append(self._upgrade.deadline)
         return min((at for at in times if at is not None), default=None)
@@ -120,6 +157,7 @@ class Outside:
             log.error("no control socket: %s", error)
         if self._pid_file is not None:
             self._pid_file.write()
+        self._metrics_again_at = time.monotonic() + METRICS_RETRY_S[0]  # the old one has to hear of us first
         self._notifier.main_pid(os.getpid())
 
     def failed(self, text: str) -> None:
@@ -179,6 +217,7 @@ class Outside:
             self._notifier.main_pid(self._upgrade.pid)
             self._notifier.close()
             self._close_control()
+            self._close_metrics()
             return True
         self._upgrade.close()
         self._upgrade = None
@@ -199,6 +238,15 @@ class Outside:
                 self._takeover = None
         return self._control.turn(now) if self._control is not None else []
 
+    def tell_figures(self, supervisor: Supervisor, now: float) -> None:
+        """Whoever asks at the metrics address hears of the supervisor."""
+        if self._metrics_again_at is not None and self._metrics_again_at <= now:
+            self._try_metrics(now)
+        if self._metrics is not None:
+            from . import scrapes  # its prometheus_client costs 6 MiB, which others should not pay
+
+            scrapes.tell(supervisor, self._metrics.turn(now), now)
+
     # The end
 
     def _close_control(self) -> None:
@@ -206,9 +254,16 @@ class Outside:
             self._control.close()
             self._control = None
 
+    def _close_metrics(self) -> None:
+        self._metrics_again_at = None
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
     def close(self) -> None:
         """Everything of ours goes; what was handed over stays."""
         self._notifier.close()
+        self._close_metrics()
         for one in (self._upgrade, self._takeover):
             if one is not None:
                 one.close()

@@ -17,8 +17,26 @@ def check(config: Config) -> None:
     for route, folder in config.static:
         if not os.path.isdir(folder):
             raise ConfigError(f'static {route or "/"}: "{folder}" is not a directory (from {os.getcwd()})')
+    _check_access_log_file(config.access_log_file)
     if config.ssl_certfile:
         # Not at the top: OpenSSL is memory and time that the master of a plain server does not need.
         from ..net import tls
 
         tls.check(config)
+
+
+def _check_access_log_file(path: str | None) -> None:
+    if path is None or path.startswith("syslog:"):
+        return
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        wrong = "it is a directory"
+    elif not os.path.isdir(folder):
+        wrong = f'"{folder}" is not a directory (from {os.getcwd()})'
+    elif os.path.exists(path) and not os.access(path, os.W_OK):
+        wrong = "no permission to write to it"
+    elif not os.path.exists(path) and not os.access(folder, os.W_OK | os.X_OK):
+        wrong = f'no permission to make a file in "{folder}"'
+    else:
+        return
+    raise ConfigError(f'access-log-file "{path}": {wrong}')

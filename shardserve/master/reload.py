@@ -8,6 +8,7 @@ with one slot and the running configuration. At most one is on its way.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Rolling:
     queue: deque[int]
     parallel: int
     cause: str = "reload"
+    began_at: float = 0.0
     active: set[int] = field(default_factory=set)
     done: int = 0
     failure: str = ""  # why it was abandoned
@@ -77,6 +79,8 @@ class Roller:
         self.rolling: Rolling | None = None
         self.reloads = 0
         self.failures = 0
+        self.took_s: float | None = None  # the last one, whatever came of it
+        self.reloaded_at: float | None = None  # Unix time of the end of the last that succeeded
         self.problem = ""  # why what runs is not what is configured
 
     def ask(self, heard: Heard | None = None) -> None:
@@ -92,7 +96,7 @@ class Roller:
 
     # Beginning
 
-    def begin_reload(self, running: Config, slots: Iterable[int]) -> Rolling:
+    def begin_reload(self, running: Config, slots: Iterable[int], now: float) -> Rolling:
         """One that has failed already if the new configuration cannot be had."""
         self.asked = False
         self._hearing += self._waiting  # of one that is overtaken by this one, too
@@ -100,7 +104,9 @@ class Roller:
         self._generations += 1
         config, failure = self._fresh(running)
         queue = Rolling.queue_of([] if failure else slots)
-        self.rolling = Rolling(config, self._generations, queue, config.reload_parallel, failure=failure)
+        self.rolling = Rolling(
+            config, self._generations, queue, config.reload_parallel, began_at=now, failure=failure
+        )
         if not failure:
             at_once = min(config.reload_parallel, len(queue))
             how = "one at a time" if at_once == 1 else f"{at_once} at a time"
@@ -154,18 +160,20 @@ class Roller:
 
     # The end
 
-    def end(self) -> None:
+    def end(self, now: float) -> None:
         """Nothing of it is left to do."""
         assert self.rolling is not None
         rolling, self.rolling = self.rolling, None
         if not rolling.is_reload:
             return
+        self.took_s = now - rolling.began_at
         if rolling.failure:
             self.failures += 1
             self.problem = rolling.failure
             self._tell("failed", rolling.failure)
         else:
             self.reloads += 1
+            self.reloaded_at = round(time.time(), 3)
             log.info("reloaded")
             self._tell("done", f"{rolling.done} replaced")
         self._hearing = []

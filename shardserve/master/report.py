@@ -1,4 +1,4 @@
-"""What the server says of itself: the figures of ``ctl status``, put together.
+"""What the server says of itself: the figures of ``ctl status``, ``top`` and the status page, put together.
 
 Rules of this file: it reads the supervisor and changes nothing. The shape is ``commands.py``'s.
 """
@@ -6,21 +6,26 @@ Rules of this file: it reads the supervisor and changes nothing. The shape is ``
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._version import __version__
 from ..commands import ServerStatus, WorkerStatus
-from . import banner
-from .crew import Member
+from ..stats import METHODS, Page
+from . import banner, vitals
+from .crew import Crew, Member
 from .slots import Process, Slot, State
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
+_ERRORS = tuple(f"responses_{method}_5xx" for method in METHODS)
+
 
 def server_status(supervisor: Supervisor, now: float) -> ServerStatus:
     """Everything."""
     crew = supervisor.crew
+    durations = vitals.together(member.vitals.durations() for member in crew)
     return ServerStatus(
         version=__version__,
         pid=os.getpid(),
@@ -32,7 +37,11 @@ def server_status(supervisor: Supervisor, now: float) -> ServerStatus:
         workers=supervisor.wanted,
         reloads=supervisor.roller.reloads,
         reload_failures=supervisor.roller.failures,
-        requests=crew.served_before + sum(member.worker.page["served"] for member in crew),
+        requests=_all_time(crew, "served"),
+        errors_5xx=sum(_all_time(crew, figure) for figure in _ERRORS),
+        rps=round(sum(member.vitals.rps for member in crew), 1),
+        p50_ms=_quantile_ms(durations, 0.5),
+        p99_ms=_quantile_ms(durations, 0.99),
         config_problems=[supervisor.roller.problem] if supervisor.roller.problem else [],
         workers_list=worker_statuses(supervisor, now),
     )
@@ -54,7 +63,8 @@ def worker_statuses(supervisor: Supervisor, now: float) -> list[WorkerStatus]:
 
 
 def _worker(supervisor: Supervisor, slot: Slot, member: Member, now: float) -> WorkerStatus:
-    process, page, vitals = member.process, member.worker.page, member.vitals
+    process, page, seen = member.process, member.worker.page, member.vitals
+    durations = seen.durations()
     return WorkerStatus(
         slot=slot.number,
         state=_state(slot, process),
@@ -64,14 +74,34 @@ def _worker(supervisor: Supervisor, slot: Slot, member: Member, now: float) -> W
         uptime_s=round(now - process.started_at, 3),
         restarts=dict(slot.restarts),
         connections=page["connections"],
+        connections_idle=page["connections_idle"],
+        websockets=page["connections_websocket"],
         in_flight=page["in_flight"],
         served=page["served"],
-        rps=round(vitals.rps, 1),
+        errors_5xx=_errors_5xx(page),
+        rps=round(seen.rps, 1),
+        p50_ms=_quantile_ms(durations, 0.5),
+        p99_ms=_quantile_ms(durations, 0.99),
         loop_lag_ms=page["lag_us"] / 1000,
         loop_lag_max_ms=page["lag_max_us"] / 1000,
-        rss_bytes=vitals.rss_bytes or None,
+        cpu_percent=None if seen.cpu_percent is None else round(seen.cpu_percent, 1),
+        rss_bytes=seen.rss_bytes or None,
         note=_note(member),
     )
+
+
+def _all_time(crew: Crew, figure: str) -> int:
+    """By the workers there are, and those that are gone."""
+    return crew.counted_before(figure) + sum(member.worker.page[figure] for member in crew)
+
+
+def _errors_5xx(page: Page) -> int:
+    return sum(page[figure] for figure in _ERRORS)
+
+
+def _quantile_ms(durations: Sequence[int], share: float) -> float | None:
+    found_ms = vitals.quantile_ms(durations, share)
+    return None if found_ms is None else round(found_ms, 3)
 
 
 def _state(slot: Slot, process: Process) -> str:

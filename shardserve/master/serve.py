@@ -118,5 +118,6 @@ def _warnings(
         low_limit,
         net.activation_warning(config),
         log_config.rotation_warning(workers + 1),
+        log_config.access_warning(config),
         *uvicorn.compatibility_warnings(config),
     )

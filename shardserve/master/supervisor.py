@@ -3,7 +3,7 @@
 Rules of this file: it waits in one place (``_wait``) and acts in one place (``turn``), always in the
 same order:
 
-    hear → reap → stop → succeed → roll → scale → timers → lend → answer
+    hear → reap → stop → reopen → succeed → roll → scale → timers → lend → answer → tell
 
 Signals, messages and ``ctl`` only leave notes for it. What a slot does next is the table in
 ``slots.py``; this file carries out its effects. Processes are the crew's (``crew.py``), making them
@@ -15,6 +15,7 @@ HTTP.
     the second     STOP to all, KILL a second later. Exit 0 as well: it did what it was told
     QUIT           both at once
     HUP            rolling reload: old workers drain once the new ones are ready
+    USR1           every process opens its log files again (logrotate)
     USR2           upgrade: a new master takes over the listeners, this one drains and goes
     TTIN, TTOU     one worker more, one less (never below one)
 """
@@ -34,6 +35,7 @@ from ..observe import logs
 from . import lending, orders, slots
 from .crew import Crew, Member
 from .health import LOOK_S, Limits
+from .history import History
 from .nursery import Nursery
 from .outside import Outside
 from .recycle import Allowance
@@ -73,9 +75,11 @@ class Supervisor:
         self.slots: dict[int, Slot] = {}
         self.phase = Phase.STARTING
         self.started_at = time.monotonic()
+        self.began_at = round(time.time(), 3)  # Unix time
         self.wanted = 0
         self.urls = listeners.urls  # still known when they are closed
         self.roller = Roller(reload_config)
+        self.history = History()
         self._listeners = listeners
         self._nursery = nursery
         self._signals = signals
@@ -85,6 +89,7 @@ class Supervisor:
         # Notes that signals and ctl leave:
         self._stops_asked = 0
         self._upgrade_asked = False
+        self.reopen_asked = False
 
     def run(self, workers: int, *, first: int | None = None) -> int:
         """Start ``workers`` slots and serve. Returns the exit code, with every worker gone.
@@ -125,6 +130,8 @@ class Supervisor:
         self._hear(now)
         self._reap(now)
         self._stop(now)
+        if self.reopen_asked:
+            orders.reopen(self, now)
         self._succeed(now)
         self._roll(now)
         self._scale(now)
@@ -133,6 +140,7 @@ class Supervisor:
             lending.lend(self.slots, self._listeners, self.crew, now)
         for request in self._outside.requests(now):
             orders.obey(self, request, now)
+        self._outside.tell_figures(self, now)
 
     def _finished(self) -> bool:
         over = self.phase >= Phase.STOPPING and all(s.state is State.DEAD for s in self.slots.values())
@@ -152,6 +160,11 @@ class Supervisor:
 
     def ask_upgrade(self) -> None:
         self._upgrade_asked = True
+
+    def tell_all(self, message: control.Message, now: float) -> None:
+        """Every worker and template, whatever it is doing."""
+        self.crew.send_all(message, now)
+        self._nursery.send_all(message, now)
 
     # Waiting
 
@@ -372,7 +385,7 @@ class Supervisor:
             return self._next_recycling(now)
         self._outside.reloading()
         numbers = [slot.number for slot in self.slots.values() if slot.wanted]
-        rolling = self.roller.begin_reload(self.config, numbers)
+        rolling = self.roller.begin_reload(self.config, numbers, now)
         if not rolling.failure:
             try:
                 self._nursery.prepare(rolling.config, rolling.generation, now)
@@ -402,7 +415,7 @@ class Supervisor:
         self._nursery.keep_only(self.generation, now)
         if rolling.is_reload:
             self._outside.reloaded(rolling.failure)
-        self.roller.end()
+        self.roller.end(now)
 
     # Scaling
 

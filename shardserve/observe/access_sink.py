@@ -1,24 +1,18 @@
-"""Who gets the lines of the access log: the batches of ``access.py``, or the handlers of ``logging``.
+"""Who gets the lines of the access log: batches (``access.py``) to wherever, or the handlers of ``logging``.
 
 Rules of this file: decided once, when the app is up. Batches are what a server should do. By ``logging`` a
-line costs four to thirteen times as much, so that is for those who asked for it: by a log config, or by what
-their app did to the logger ``uvicorn.access`` (``names.py``).
+line costs ten times as much, so that is for those who asked for it: by a log config, or by what their app did
+to the logger ``uvicorn.access`` (``names.py``). Then what a line says, and who has one, is theirs to decide.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from . import names
 from .access import SAFE, AccessLog, Client, address_text, escaped
-from .access_json import JsonAccessLog
-from .formatters import wants_colours
 from .logs import level_number
-
-Access = Callable[[Client, str, bytes, str, int], None]
 
 # With the arguments that filters of existing configs look at: record.args[2] is the path.
 MESSAGE = '%s - "%s %s HTTP/%s" %d'
@@ -31,25 +25,17 @@ class AccessSettings(Protocol):
     def log_level(self) -> Any: ...
     @property
     def access_log(self) -> bool: ...
-    @property
-    def use_colors(self) -> bool | None: ...
-    @property
-    def log_format(self) -> str: ...
 
 
-def batches(config: AccessSettings, *, schedule: Callable[[Callable[[], None]], Any]) -> AccessLog | None:
-    """The access log without ``logging``; None where nothing is to be written that way.
+def wanted(config: AccessSettings) -> bool:
+    """Whether lines may be written without ``logging``.
 
     Access lines are INFO, as in Uvicorn: --log-level warning silences them too.
     """
-    if not names.is_watching() or not config.access_log or level_number(config.log_level) > logging.INFO:
-        return None
-    if config.log_format == "json":
-        return JsonAccessLog(schedule=schedule)
-    return AccessLog(schedule=schedule, colours=wants_colours(sys.stdout, config.use_colors))
+    return names.is_watching() and config.access_log and level_number(config.log_level) <= logging.INFO
 
 
-def settled(access: AccessLog | None) -> Access | None:
+def settled(access: AccessLog | None) -> Any:
     """What the native side is to call, now that the app is up: ``access``, or a way through ``logging``.
 
     Also gives what the app did to other loggers its effect (``names.settle``).
@@ -57,7 +43,7 @@ def settled(access: AccessLog | None) -> Access | None:
     names.settle()
     logger = names.touched_access() if names.is_watching() else names.target_of(names.OUR_ACCESS)
     if logger is None:
-        return access
+        return None if access is None else access.lines
     return LoggedAccess(logger) if logger.hasHandlers() else None
 
 

@@ -26,6 +26,8 @@ from . import names
 # A dict; a path, or the text of an ini file; a parsed or open ini file.
 Source = Mapping[str, Any] | str | os.PathLike[str] | configparser.RawConfigParser | IO[Any]
 
+log = logging.getLogger("shardserve")
+
 # What "nothing" is called: logging is left as somebody else has set it up.
 NONE = "none"
 
@@ -234,6 +236,31 @@ def _words(found: object) -> Iterator[str]:
             yield from _words(one)
 
 
+# Files that are moved away
+
+
+def reopen() -> None:
+    """Open the files of all handlers again, the app's too: logrotate has renamed them. Never raises.
+
+    None is truncated, whatever its mode; a WatchedFileHandler sees to itself.
+    """
+    for handler in set(_handlers()):
+        if not isinstance(handler, logging.FileHandler) or handler.stream is None:
+            continue
+        if isinstance(handler, logging.handlers.WatchedFileHandler):
+            continue
+        handler.acquire()
+        try:
+            handler.mode = handler.mode.replace("w", "a")
+            before = handler.setStream(handler._open())
+            if before is not None:
+                before.close()
+        except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
+            log.error("Cannot open %s again: %s. It goes on as before.", handler.baseFilename, error)
+        finally:
+            handler.release()
+
+
 # What may surprise
 
 
@@ -250,6 +277,16 @@ def rotation_warning(processes: int) -> str | None:
         f"{processes} processes write to {', '.join(sorted(files))}, and each rotates it for itself: lines "
         "get lost. Use logging.handlers.WatchedFileHandler and logrotate"
     )
+
+
+def access_warning(config: Any) -> str | None:
+    """What to say of settings of the access log that a log config leaves without effect."""
+    names = ("access_log_format", "access_log_file", "access_log_exclude", "access_log_sample")
+    unused = [name for name in names if getattr(config, name) not in (None, (), 1.0)]
+    if config.log_config is None or not unused:
+        return None
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+    return f"{flags}: without effect, because --log-config decides what becomes of access lines"
 
 
 def _handlers() -> Iterator[logging.Handler]:

@@ -179,12 +179,16 @@ def address(client: Client) -> str:
 
 def app_error_reporter(
     log: logging.Logger | None = None,
-) -> Callable[[BaseException, str, str, Client, str], None]:
+) -> Callable[[BaseException, str, str, Client, str, str | None], None]:
     """The ``on_app_error`` of the native side: one readable log for one failed request."""
     logger = log or logging.getLogger("shardserve.error")
 
-    def report(error: BaseException, method: str, target: str, client: Client, outcome: str) -> None:
+    def report(
+        error: BaseException, method: str, target: str, client: Client, outcome: str, request_id: str | None
+    ) -> None:
         request = f"{printable(method)} {printable(target)} from {address(client)}, {printable(outcome)}"
+        if request_id is not None:
+            request += f", request id {printable(request_id)}"
         if is_disconnect(error):
             logger.debug("Client disconnected: %s", request)
         elif outcome == CUT_BY_SERVER:

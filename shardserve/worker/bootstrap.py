@@ -45,8 +45,10 @@ from ..observe import access_sink, logs, uncaught
 from ..stats import Page
 from ..types import ASGIApp
 from . import template
+from .access_log import access_log
 from .admission import Admission
 from .channel import Channel, close_all, shortened
+from .figures import counted, native_figures
 from .heartbeat import watch_for_dumps
 from .limits import request_limits
 from .opening import opening_for
@@ -264,8 +266,9 @@ def build(
     # Each request runs in a copy of what the app's import set; copying is O(1).
     context = None if config.reset_contextvars else contextvars.copy_context()
     app = traced(app) if logs.traces() else app
-    access = access_sink.batches(config, schedule=loop.call_soon)
+    access = access_log(config, loop)
     rejects = logs.RejectReporter()
+    on_reject = counted(plan.page, rejects)
     given = {name.lower() for name, _ in config.headers}  # Uvicorn: --header Server:x is in the place of ours
     trust = Trust(config.forwarded_allow_ips)
     proxy = ProxyHeaders(trust, config.forwarded_fields.split(",")) if config.proxy_headers else None
@@ -282,7 +285,7 @@ def build(
             server_header=config.server_header and "server" not in given,
             date_header=config.date_header and "date" not in given,
             on_app_error=logs.app_error_reporter(),
-            on_reject=rejects,
+            on_reject=on_reject,
             access=access_sink.settled(access),
             max_fd=admission.max_fd,
             on_crowded=admission.on_crowded,
@@ -290,6 +293,9 @@ def build(
             static=static_routes,
             on_debug=logs.debug_info if logs.debugs() else None,
             tls_info=tls.info if certificates is not None or tls.is_on(config) else None,
+            request_id_field=config.request_id_header.encode() if config.request_id_header else None,
+            make_traceparent=config.traceparent == "make",
+            **native_figures(plan.page),
             **request_limits(config),
         )
 
@@ -299,7 +305,7 @@ def build(
         lifespan=Lifespan(app, config.lifespan),
         make_factory=make_factory,
         logs=Logs(access=access, rejects=rejects),
-        make_opening=lambda factory: opening_for(config, factory, rejects, certificates),
+        make_opening=lambda factory: opening_for(config, factory, on_reject, certificates),
     )
 
 

@@ -24,7 +24,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from ..stats import DUMP_SIGNAL, Page, Stage
+from ..stats import DUMP_SIGNAL, LOOP_LAG, Page, Stage
 
 INTERVAL_S = 0.25
 
@@ -77,6 +77,7 @@ class Heartbeat:
         lag_us = max(0, round((now_s - self._due_s) * 1e6))
         self._page["lag_us"] = lag_us
         self._page["lag_max_us"] = max(lag_us, self._page["lag_max_us"])
+        self._page.observe(LOOP_LAG, lag_us)
         self._page["heartbeat_ns"] = time.monotonic_ns()
         self._write_figures()
         # From now, not from when this tick was due: after a stall one tick is enough.

@@ -11,6 +11,7 @@ importing the app and ending the process are ``bootstrap.py``'s.
     master gone           the same                  drain, own deadline     ignored
     STOP                  exit 0                    cut, exit 0             cut, exit 0
     ADOPT, RELEASE        kept until serving        done in order           descriptors closed
+    REOPEN                log files are opened again, in every phase
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from typing import Any, Protocol
 from .. import control
 from ..asgi.lifespan import Lifespan
 from ..errors import ControlError, LifespanError
-from ..observe import uncaught
+from ..observe import log_config, uncaught
 from ..observe.access import AccessLog
 from ..observe.logs import RejectReporter
 from ..stats import Page, Stage
 from .admission import Admission
 from .channel import Channel, Received, close_all, shortened
+from .figures import GarbagePauses
 from .heartbeat import Heartbeat
 from .listening import Listening
 from .opening import Opening
@@ -62,6 +64,7 @@ class Factory(Protocol):
 
     def __call__(self) -> Any: ...
     def tick(self) -> None: ...
+    def count_states(self) -> None: ...
     def drain(self, on_empty: Callable[[], None], *, grace_ms: int = 0) -> None: ...
     def end_streams(self) -> int: ...
     def abort(self) -> int: ...
@@ -102,12 +105,15 @@ class Logs:
             self.access.flush()
         self.rejects.flush()
 
+    def reopen(self) -> None:
+        """The files were moved away (logrotate): go on in new ones."""
+        if self.access is not None:
+            self.access.reopen()
+        log_config.reopen()
+
     def close(self) -> None:
         if self.access is not None:
-            self.access.flush()
-            if self.access.dropped:
-                log.warning("%d access log lines were lost: stdout was full or closed.", self.access.dropped)
-                self.access.dropped = 0
+            self.access.close()
         self.rejects.close()
 
 
@@ -150,6 +156,7 @@ class Server:
         self._ticker: asyncio.TimerHandle | None = None
         self._stream_ender: asyncio.TimerHandle | None = None
         self._heart = Heartbeat(plan.page) if plan.page is not None else None
+        self._garbage = GarbagePauses(plan.page) if plan.page is not None else None
         self._shutdown = asyncio.Event()  # the app's copy of the news
         self.phase = Phase.STARTING
 
@@ -194,6 +201,8 @@ class Server:
         if not self._plan.guest:
             gc.collect()
             gc.freeze()
+        if self._garbage is not None:
+            self._garbage.start()
         try:
             served = await self._open(state)
         except Exception as error:
@@ -230,10 +239,11 @@ class Server:
     # Serving
 
     def _tick(self, factory: Factory) -> None:
-        """Once a second: the deadlines of the connections, and what the logs hold back."""
+        """Once a second: the deadlines of the connections, what they do, and what the logs hold back."""
         loop = asyncio.get_running_loop()
         self._ticker = loop.call_later(TICK_S, self._tick, factory)
         factory.tick()
+        factory.count_states()
         if self._admission is not None:
             self._admission.check()
         if self._opening is not None:
@@ -283,6 +293,7 @@ class Server:
             return self._cut_everything(factory)
         deadline = asyncio.get_running_loop().time() + order.deadline_s
         served, cut = await self._finish_requests(factory, order)
+        self._logs.flush()  # before whatever the app says, or does, at its end
         if not self.stopped:
             remaining_s = max(deadline - asyncio.get_running_loop().time(), LIFESPAN_SHUTDOWN_MIN_S)
             await self._unless(self._stop, self._lifespan.shutdown(timeout_s=remaining_s))
@@ -356,6 +367,8 @@ class Server:
             page["in_flight"] = self._factory.in_flight
             page["served"] = self._factory.served
             page["refused"] = self._factory.refused
+        if self._logs.access is not None:
+            page["access_lines_lost"] = self._logs.access.lost
         if self._admission is not None:
             page["accept_pauses"] = self._admission.pauses
 
@@ -394,6 +407,8 @@ class Server:
             loop.remove_signal_handler(signal.SIGTERM)
         if self._heart is not None:
             self._heart.stop()
+        if self._garbage is not None:
+            self._garbage.stop()
         if self._opening is not None:
             self._opening.close()
         self._end_ticking()
@@ -420,6 +435,8 @@ class Server:
             self._ask_drain(message)
         elif isinstance(message, control.Stop):
             self._ask_stop()
+        elif isinstance(message, control.Reopen):
+            self._logs.reopen()
         elif isinstance(message, control.Adopt | control.Release) and self.phase < Phase.DRAINING:
             self._errands.put_nowait(received)
             return

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from .. import control
 from ..errors import ControlError
-from ..observe import logs
+from ..observe import log_config, logs
 from .channel import Channel, close_all
 
 # For the kernel to give an orphan to its new parent, which is a matter of microseconds.
@@ -86,6 +86,8 @@ def serve(channel: Channel, *, master: int) -> Birth | None:
             between = _fork(start.slot) if _is_complete(start, received.descriptors) else None
             if between is not None:
                 return _begin(channel, start, received.descriptors, between, master)
+        elif isinstance(received.message, control.Reopen):
+            log_config.reopen()
         else:
             log.error("Ignored %s from the master: not a message for a template.", received.message.type)
         # If a worker was to have them and there is none, the master sees the end of its pipe.

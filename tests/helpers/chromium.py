@@ -50,6 +50,9 @@ class Chromium:
         self._profile = Path(tempfile.mkdtemp(prefix="chromium-"))
         self._log = (self._profile / "log").open("wb")
         self._numbers = itertools.count(1)
+        self.events: list[
+            dict[str, Any]
+        ] = []  # of every page, as they came; few, unless a page asked for more
         self._process = subprocess.Popen(
             [PROGRAM, *FLAGS, f"--user-data-dir={self._profile}", "about:blank"],
             stdin=subprocess.DEVNULL,
@@ -78,13 +81,15 @@ class Chromium:
         return f"ws://127.0.0.1:{port}{name}"
 
     def ask(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """One command of the DevTools protocol; its result. Events are not looked at."""
+        """One command of the DevTools protocol; its result. Events that come before it are kept."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
         self._tools.send(json.dumps(message | ({"sessionId": session} if session else {})))
         while True:
             answer = json.loads(self._tools.recv(timeout=START_S))
-            if answer.get("id") == number:
+            if "method" in answer:
+                self.events.append(answer)
+            elif answer.get("id") == number:
                 assert "error" not in answer, answer
                 found: dict[str, Any] = answer["result"]
                 return found
@@ -134,6 +139,23 @@ class Page:
     def __init__(self, browser: Chromium, session: str) -> None:
         self._browser = browser
         self._session = session
+
+    def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command of the DevTools protocol, of this page; its result."""
+        return self._browser.ask(method, self._session, **params)
+
+    def close(self) -> None:
+        """Close it, and forget what it told."""
+        self.ask("Page.close")
+        self._browser.events[:] = [
+            one for one in self._browser.events if one.get("sessionId") != self._session
+        ]
+
+    def events(self, *methods: str) -> list[dict[str, Any]]:
+        """The parameters of what the page told so far, by the names of the events."""
+        self.ask("Runtime.evaluate", expression="0")  # what is before its answer has come
+        known = [one for one in self._browser.events if one.get("sessionId") == self._session]
+        return [one["params"] for one in known if one["method"] in methods]
 
     def value(self, expression: str, *, wait: bool = False) -> Any:
         """What this is in the page, as JSON has it. ``wait``: for the promise that it is."""

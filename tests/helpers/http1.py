@@ -206,6 +206,7 @@ class AppError(NamedTuple):
     target: str
     client: tuple[str, int] | None
     outcome: str
+    request_id: str | None
 
 
 class Reject(NamedTuple):

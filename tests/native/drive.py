@@ -128,7 +128,7 @@ class Driver:
 
     def outcomes(self) -> list[str]:
         """What the app's failures were, in words."""
-        return [f"{type(error).__name__}: {outcome}" for error, _, _, _, outcome in self.errors]
+        return [f"{type(error).__name__}: {outcome}" for error, _, _, _, outcome, _ in self.errors]
 
 
 def statuses(output: bytes) -> list[int]:

@@ -21,6 +21,7 @@ COMMANDS: list[commands.Command] = [
     commands.Workers(),
     commands.Reload(),
     commands.Reload(wait=False),
+    commands.Reopen(),
     commands.Stop(),
     commands.Stop(force=True),
     commands.Scale(1),
@@ -28,11 +29,13 @@ COMMANDS: list[commands.Command] = [
 ]
 WORKER = commands.WorkerStatus(
     slot=1, state="ready", core=3, pid=77, generation=2, uptime_s=1.5, restarts={"crash": 2}, connections=4,
-    in_flight=1, served=99, rps=0.5, loop_lag_ms=0.1, loop_lag_max_ms=20.0, rss_bytes=2**20, note="é",
+    connections_idle=2, websockets=1, in_flight=1, served=99, errors_5xx=3, rps=0.5, p50_ms=0.25, p99_ms=12.0,
+    loop_lag_ms=0.1, loop_lag_max_ms=20.0, cpu_percent=99.5, rss_bytes=2**20, note="é",
 )  # fmt: skip
 STATUS = commands.ServerStatus(
     version="1.2", pid=7, app="main:app", phase="serving", uptime_s=3.5, urls=["http://[::1]:80"],
-    generation=2, workers=2, reloads=3, reload_failures=1, requests=10, config_problems=["port waits"],
+    generation=2, workers=2, reloads=3, reload_failures=1, requests=10, errors_5xx=4,
+    rps=0.5, p50_ms=0.25, p99_ms=12.0, config_problems=["port waits"],
     workers_list=[WORKER, commands.WorkerStatus(0, "backoff")],
 )  # fmt: skip
 
@@ -66,7 +69,7 @@ def test_what_is_left_out_has_its_default() -> None:
         (b"status", "the request is not JSON"),
         (b"[" * 60_000, "the request is not JSON"),
         (b"[]", "the request is not an object"),
-        (b"{}", "unknown command None; there are status, workers, reload, stop, scale"),
+        (b"{}", "unknown command None; there are status, workers, reload, reopen, stop, scale"),
         (b'{"command":"restart"}', "unknown command 'restart'"),
         (b'{"command":["status"]}', "unknown command"),
         (b'{"command":"status","verbose":true}', "status: this version .* does not know verbose"),

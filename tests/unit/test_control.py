@@ -27,6 +27,7 @@ MESSAGES: list[control.Message] = [
     control.Drain(5.0, 30.0, 7.5),
     control.Leaving("TERM"),
     control.Drained(10, 1),
+    control.Reopen(),
     control.Stop(),
 ]
 

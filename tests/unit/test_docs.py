@@ -54,9 +54,12 @@ OTHERS: dict[str, set[str]] = {
     "systemd.md": {"--kill-whom", "--kill-who", "--signal"},  # systemctl's
     "development.md": {"--listen"},  # debugpy's
     "autobahn.md": {"--write-docs"},  # tests/autobahn's
+    "profiling.md": {"--cap-add", "--fast", "--scenario"},  # docker's, perf/'s
     "perf-lab.md": {  # those of perf/
-        "--connections", "--depth", "--load-core", "--relative-to", "--rounds", "--scenario", "--scenarios",
-        "--seconds", "--server-core", "--servers", "--size", "--text",
+        "--after", "--before", "--connections", "--data", "--depth", "--fast", "--idle-connections",
+        "--limit", "--load-core", "--markdown", "--out", "--overlap", "--pair", "--rate", "--relative-to",
+        "--revision", "--rounds", "--scenario", "--scenarios", "--seconds", "--server-core", "--servers",
+        "--size", "--text",
     },
 }  # fmt: skip
 

@@ -121,6 +121,7 @@ def test_workers(shardserve, serve: Serve) -> None:
     [
         (["reload"], commands.Reload(wait=True)),
         (["reload", "--no-wait"], commands.Reload(wait=False)),
+        (["reopen"], commands.Reopen()),
         (["stop", "--no-wait"], commands.Stop(force=False)),
         (["stop", "--no-wait", "--force"], commands.Stop(force=True)),
         (["scale", "7"], commands.Scale(7)),

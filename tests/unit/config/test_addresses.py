@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shardserve.config.addresses import Bind, FdBind, TcpBind, UnixBind, parse_bind
+from shardserve.config.addresses import Bind, FdBind, TcpBind, UnixBind, parse_bind, parse_syslog
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,38 @@ def test_parse_refuses(text: str, complaint: str) -> None:
 @pytest.mark.parametrize("text", ["127.0.0.1:8000", "[::1]:8000", ":80", "unix:/a", "fd://3"])
 def test_str_is_what_was_written(text: str) -> None:
     assert str(parse_bind(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("syslog:", "/dev/log"),
+        ("syslog:/run/a:1.sock", "/run/a:1.sock"),
+        ("syslog:logs.example.org", ("logs.example.org", 514)),
+        ("syslog:10.0.0.1:5514", ("10.0.0.1", 5514)),
+        ("syslog:[::1]", ("::1", 514)),
+        ("syslog:[::1]:1", ("::1", 1)),
+    ],
+)
+def test_places_of_syslog(text: str, place: object) -> None:
+    assert parse_syslog(text) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("syslog:::1", "is no place of syslog"),
+        ("syslog:[]", "is no place of syslog"),
+        ("syslog:a b", "is no place of syslog"),
+        ("syslog:host:", "is no place of syslog"),
+        ("syslog:host:x", "is no place of syslog"),
+        ("syslog:relative/path", "is no place of syslog"),
+        ("syslog:host:0", "no port from 1 to 65535"),
+        ("syslog:host:65536", "no port from 1 to 65535"),
+        ("syslog:/" + "x" * 107, "at most 107 bytes"),
+    ],
+)
+def test_no_places_of_syslog(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        parse_syslog(text)
+    assert complaint in str(raised.value)

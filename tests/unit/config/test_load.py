@@ -154,6 +154,13 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     log_level = "error"
     access_log = false
     use_colors = true
+    access_log_format = "Common"
+    access_log_file = "/var/log/access.log"
+    access_log_exclude = ["/health*", "/metrics"]
+    access_log_sample = 0
+    request_id_header = "X-Request-ID"
+    traceparent = "MAKE"
+    metrics = 9100
     server_header = false
     date_header = false
     headers = ["A: b"]
@@ -190,6 +197,9 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
         proxy_protocol="auto", reload=True, reload_dirs=("src",),
         reload_includes=("*.html",), reload_excludes=("build",), reload_delay_s=1, timeout_ssl_handshake_s=3,
         log_format="json", loop="asyncio", http="h11", http2=True, h11_max_incomplete_event_size=1,
+        access_log_format="common", access_log_file="/var/log/access.log",
+        access_log_exclude=("/health*", "/metrics"), access_log_sample=0.0, request_id_header="X-Request-ID",
+        traceparent="make", metrics="127.0.0.1:9100",
     )  # fmt: skip
 
 

@@ -115,6 +115,13 @@ OTHER: dict[str, Any] = {
     "use_colors": False,
     "log_config": "/srv/logging.ini",
     "log_format": "json",
+    "access_log_format": '%(h)s "%(r)s" %({request_id}x)s',
+    "access_log_file": "syslog:[::1]:5514",
+    "access_log_exclude": ("/health*", "*.css"),
+    "access_log_sample": 0.25,
+    "request_id_header": "X-Request-ID",
+    "traceparent": "make",
+    "metrics": "127.0.0.1:9100",
     "server_header": False,
     "date_header": False,
     "headers": (("X-A", "ü"), ("X-A", "")),
@@ -331,7 +338,7 @@ def test_what_the_master_made_at_its_start_needs_a_restart() -> None:
     assert fixed == {
         "host", "port", "uds", "uds_permissions", "fd", "bind", "backlog", "workers", "balance", "preload",
         "control_socket", "pid", "reload", "reload_dirs", "reload_includes", "reload_excludes",
-        "reload_delay_s",
+        "reload_delay_s", "metrics",
     }  # fmt: skip
 
 

@@ -46,3 +46,21 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     precheck.check(Config("main:app", static=((("/a"), str(tmp_path / "a")),)))
     with pytest.raises(ConfigError, match="is not a directory"):
         precheck.check(Config("main:app", static=(("/a", str(tmp_path / "a")), ("/b", str(tmp_path / "b")))))
+
+
+def test_a_file_for_the_access_log_that_can_be_had(tmp_path: Path) -> None:
+    (tmp_path / "there.log").touch()
+    for target in (tmp_path / "there.log", tmp_path / "new.log", "syslog:/nowhere", "-", "/dev/stdout"):
+        precheck.check(Config("a:b", access_log_file=str(target)))
+    assert not (tmp_path / "new.log").exists()  # nothing is made before the server starts
+
+
+def test_a_file_for_the_access_log_that_cannot(tmp_path: Path) -> None:
+    wrong = {
+        str(tmp_path): "it is a directory",
+        str(tmp_path / "missing" / "a.log"): f'"{tmp_path / "missing"}" is not a directory',
+    }
+    for path, why in wrong.items():
+        with pytest.raises(ConfigError) as raised:
+            precheck.check(Config("a:b", access_log_file=path))
+        assert str(raised.value).startswith(f'access-log-file "{path}": {why}')

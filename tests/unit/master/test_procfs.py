@@ -48,6 +48,18 @@ def test_memory_that_cannot_be_read_is_unknown(proc, text):
     assert procfs.rss_bytes(8, proc.root) is None
 
 
+def test_cpu_time_of_a_process(proc):
+    proc.write("7/stat", f"7 (a) b) S 1 2 3 4 5 6 7 8 9 10 {3 * TICKS} {TICKS} 50 60 20 0 2 0\n")
+    assert procfs.cpu_s(7, proc.root) == 4.0
+    assert procfs.cpu_s(8, proc.root) is None
+
+
+@pytest.mark.parametrize("text", ["", "7", "7 (a) S 1 2", "7 (a) S 1 2 3 4 5 6 7 8 9 10 x 1 2"])
+def test_cpu_time_that_cannot_be_read_is_unknown(proc, text):
+    proc.write("7/stat", text)
+    assert procfs.cpu_s(7, proc.root) is None
+
+
 def test_threads(proc):
     proc.thread(7, 7, "python", "S", 3 * TICKS, TICKS).write(
         "7/task/7/schedstat", "4000000000 1500000000 77\n"
@@ -98,6 +110,9 @@ def test_here():
     finally:
         end.set()
         other.join()
+    cpu_s = procfs.cpu_s(os.getpid())
+    assert cpu_s is not None
+    assert cpu_s >= found[threading.main_thread().native_id].cpu_s
     rss = procfs.rss_bytes(os.getpid())
     assert rss is not None
     assert rss > 1024 * 1024

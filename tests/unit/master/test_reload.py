@@ -15,7 +15,7 @@ RUNNING = Config(app="m:app", workers=2)
 def begin(reload_config: ReloadConfig | None) -> tuple[Roller, Rolling]:
     roller = Roller(reload_config)
     roller.ask()
-    return roller, roller.begin_reload(RUNNING, {1, 0})
+    return roller, roller.begin_reload(RUNNING, {1, 0}, 0.0)
 
 
 def test_without_a_reader_only_the_code_is_new() -> None:
@@ -38,8 +38,9 @@ def test_a_wrong_configuration_is_no_reload(caplog: pytest.LogCaptureFixture) ->
     roller, found = begin(wrong)
     assert (list(found.queue), found.failure) == ([], "port: 70000 is too large")
     assert "the old configuration stays: port: 70000 is too large" in caplog.text
-    roller.end()
+    roller.end(1.0)
     assert (roller.reloads, roller.failures, roller.problem) == (0, 1, "port: 70000 is too large")
+    assert (roller.took_s, roller.reloaded_at) == (1.0, None)
 
 
 def test_a_reader_that_breaks_does_not_break_the_master(caplog: pytest.LogCaptureFixture) -> None:
@@ -65,15 +66,17 @@ def test_those_who_ask_hear_of_their_own_reload() -> None:
     first: list[tuple[str, str]] = []
     second: list[tuple[str, str]] = []
     roller.ask(lambda kind, text: first.append((kind, text)))
-    rolling = roller.begin_reload(RUNNING, [0])
+    rolling = roller.begin_reload(RUNNING, [0], 7.0)
     roller.ask(lambda kind, text: second.append((kind, text)))  # while it is on its way
     rolling.take()
     roller.replaced(Slot(0), Process(7, 0, 1, started_at=0.0))
-    roller.end()
+    roller.end(9.5)
+    assert roller.took_s == 2.5
+    assert roller.reloaded_at is not None
     assert first == [("progress", "worker 0 (pid 7) is ready"), ("done", "1 replaced")]
     assert second == []
     assert roller.asked
-    roller.begin_reload(RUNNING, [0])
+    roller.begin_reload(RUNNING, [0], 0.0)
     roller.cancel("the server stops")
     assert second == [("failed", "the server stops")]
     assert len(first) == 2
@@ -85,5 +88,5 @@ def test_a_replacement_that_does_not_start_is_not_tried_again_at_once() -> None:
     rolling.take()
     roller.abandon(slot, "no database", now=100.0)
     assert slot.recycle_after == 100.0 + RECYCLE_RETRY_S
-    roller.end()
-    assert (roller.rolling, roller.failures, roller.reloads) == (None, 0, 0)
+    roller.end(1.0)
+    assert (roller.rolling, roller.failures, roller.reloads, roller.took_s) == (None, 0, 0, None)

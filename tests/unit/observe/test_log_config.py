@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shardserve.config.model import Config
 from shardserve.errors import ConfigError
 from shardserve.logging import LOGGING_CONFIG, DefaultFormatter
 from shardserve.observe import access_sink, log_config, logs, names
@@ -158,7 +159,7 @@ def test_an_app_error_has_the_error_for_who_collects_them():
     logs.configure(Settings(dict_config(uvicorn={"level": "INFO"})))
     records = kept("uvicorn.error")
     error = LookupError("x")
-    logs.app_error_reporter()(error, "GET", "/", CLIENT, "500 sent")
+    logs.app_error_reporter()(error, "GET", "/", CLIENT, "500 sent", None)
     assert records[0].exc_info
     assert records[0].exc_info[1] is error
     assert records[0].getMessage().startswith("Exception in ASGI application")
@@ -170,7 +171,8 @@ def test_an_app_error_has_the_error_for_who_collects_them():
 def test_access_records_have_the_arguments_that_filters_look_at():
     logs.configure(Settings(dict_config(uvicorn_access={"level": "INFO"})))
     records = kept("uvicorn.access")
-    access = access_sink.settled(access_sink.batches(Settings(None), schedule=lambda flush: None))
+    assert not access_sink.wanted(Settings(None))
+    access = access_sink.settled(None)
     assert access is not None
     access(CLIENT, "GET", b"/healthz?x=\x1b", "1.1", 200)
     access(None, "POST", b"/", "1.0", 500)
@@ -340,3 +342,65 @@ def test_files_that_are_rotated_are_warned_of(tmp_path: Path):
         handler.close()
     assert warning is not None
     assert warning.startswith(f"3 processes write to {path}, and each rotates it")
+
+
+# Files that are renamed
+
+
+@pytest.mark.parametrize("mode", ["a", "w"])
+def test_renamed_files_of_handlers_are_opened_again(tmp_path: Path, mode: str):
+    """The app's too, and none is truncated: another process may have written to it already."""
+    path, old = tmp_path / "x.log", tmp_path / "x.log.1"
+    handler = logging.FileHandler(path, mode)
+    logger = logging.getLogger("logs.renamed")
+    logger.addHandler(handler)
+    try:
+        logger.error("before")
+        path.rename(old)
+        path.write_text("somebody else's\n")
+        log_config.reopen()
+        logger.error("after")
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+    assert old.read_text() == "before\n"
+    assert path.read_text() == "somebody else's\nafter\n"
+
+
+def test_a_file_that_was_never_opened_is_not_made(tmp_path: Path):
+    handler = logging.FileHandler(tmp_path / "lazy.log", delay=True)
+    logger = logging.getLogger("logs.lazy")
+    logger.addHandler(handler)
+    try:
+        log_config.reopen()
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+    assert not (tmp_path / "lazy.log").exists()
+
+
+def test_a_file_that_cannot_be_opened_again_goes_on(tmp_path: Path, capsys):
+    logs.configure(Settings(None))
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    handler = logging.FileHandler(folder / "x.log")
+    logger = logging.getLogger("logs.moved")
+    logger.addHandler(handler)
+    try:
+        folder.rename(tmp_path / "moved")
+        log_config.reopen()
+        logger.error("goes on")
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+    assert (tmp_path / "moved" / "x.log").read_text() == "goes on\n"
+    assert f"Cannot open {folder / 'x.log'} again: [Errno 2] No such file" in capsys.readouterr().err
+
+
+def test_settings_that_a_log_config_leaves_without_effect():
+    config = Config("a:b", log_config={"version": 1}, access_log_sample=0.5, access_log_exclude=("/health",))
+    said = log_config.access_warning(config)
+    assert said is not None
+    assert said.startswith("--access-log-exclude, --access-log-sample: without effect, because --log-config ")
+    assert log_config.access_warning(Config("a:b", log_config={"version": 1})) is None
+    assert log_config.access_warning(Config("a:b", access_log_sample=0.5)) is None

@@ -163,7 +163,7 @@ def raised(error: BaseException) -> BaseException:
 
 def test_an_app_error_names_the_request_and_shows_the_traceback(out):
     report = reporter_lines(out)
-    report(raised(KeyError("x")), "GET", "/a\r\nb", ("10.0.0.1", 5), "500 sent")
+    report(raised(KeyError("x")), "GET", "/a\r\nb", ("10.0.0.1", 5), "500 sent", None)
     first, *rest = out.getvalue().splitlines()
     assert first == "ERROR:    Exception in ASGI application: GET /a\\x0d\\x0ab from 10.0.0.1:5, 500 sent"
     assert rest[0] == "Traceback (most recent call last):"
@@ -171,8 +171,15 @@ def test_an_app_error_names_the_request_and_shows_the_traceback(out):
 
 
 def test_an_app_error_without_an_address(out):
-    reporter_lines(out)(ValueError("x"), "GET", "/", None, "500 sent")
+    reporter_lines(out)(ValueError("x"), "GET", "/", None, "500 sent", None)
     assert "GET / from a local client" in out.getvalue()
+
+
+def test_an_app_error_names_the_id_of_its_request(out):
+    report = reporter_lines(out)
+    report(raised(KeyError("x")), "GET", "/", ("10.0.0.1", 5), "500 sent", "abc-1")
+    first = out.getvalue().splitlines()[0]
+    assert first.endswith(": GET / from 10.0.0.1:5, 500 sent, request id abc-1")
 
 
 def chained(cause: BaseException) -> BaseException:
@@ -194,12 +201,12 @@ def chained(cause: BaseException) -> BaseException:
 )
 def test_a_client_that_went_is_nobodys_error(out, error, quiet):
     assert logs.is_disconnect(error) is quiet
-    reporter_lines(out)(error, "GET", "/", None, "connection closed early")
+    reporter_lines(out)(error, "GET", "/", None, "connection closed early", None)
     assert (out.getvalue() == "") is quiet
 
 
 def test_a_client_that_went_shows_at_debug(out):
-    reporter_lines(out, "debug")(ClientDisconnected(), "GET", "/", None, "connection closed early")
+    reporter_lines(out, "debug")(ClientDisconnected(), "GET", "/", None, "connection closed early", None)
     assert (
         out.getvalue()
         == "DEBUG:    Client disconnected: GET / from a local client, connection closed early\n"

@@ -21,8 +21,11 @@ def started() -> io.StringIO:
     return stream
 
 
-def batches():
-    return access_sink.batches(Settings(), schedule=lambda flush: None)
+class Batches:
+    """As much of an AccessLog as is looked at."""
+
+    def __init__(self):
+        self.lines = object()
 
 
 def test_what_an_app_says_on_uvicorns_logger_is_in_our_log():
@@ -34,9 +37,8 @@ def test_what_an_app_says_on_uvicorns_logger_is_in_our_log():
 
 def test_untouched_it_is_batches():
     started()
-    access = batches()
-    assert access is not None
-    assert access_sink.settled(access) is access
+    access = Batches()
+    assert access_sink.settled(access) is access.lines
     assert not names.is_forwarded()
 
 
@@ -62,8 +64,8 @@ def test_each_way_to_touch_it_is_seen(name):
         logging.disable(logging.NOTSET)
         logs.configure(Settings(), stream=out)
         [handler] = logger.handlers
-        access = batches()
-        assert access_sink.settled(access) is access
+        access = Batches()
+        assert access_sink.settled(access) is access.lines
         way()
         assert isinstance(access_sink.settled(access), access_sink.LoggedAccess)
 
@@ -72,21 +74,21 @@ def test_a_filter_that_was_there_before_us_counts():
     out = started()
     logging.getLogger("uvicorn.access").addFilter(lambda record: record.args[2] != "/healthz")
     logs.configure(Settings(), stream=out)
-    assert isinstance(access_sink.settled(batches()), access_sink.LoggedAccess)
+    assert isinstance(access_sink.settled(Batches()), access_sink.LoggedAccess)
 
 
 def test_no_handlers_no_lines_and_no_cost():
     started()
     logging.getLogger("uvicorn.access").handlers.clear()
-    assert access_sink.settled(batches()) is None
+    assert access_sink.settled(Batches()) is None
 
 
 def test_a_logger_that_is_disabled_in_passing_is_not_meant():
     out = started()
     logging.config.dictConfig({"version": 1})
     assert logging.getLogger("uvicorn.access").disabled
-    access = batches()
-    assert access_sink.settled(access) is access
+    access = Batches()
+    assert access_sink.settled(access) is access.lines
     logging.getLogger("uvicorn.error").info("still here")
     logging.getLogger("shardserve.worker").info("we too")
     assert out.getvalue() == "INFO:     still here\nINFO:     we too\n"
@@ -97,7 +99,7 @@ def test_a_server_log_that_was_touched_gets_ours_under_its_name():
     names_seen = []
     logging.getLogger("uvicorn").addFilter(lambda record: True)
     logging.getLogger("uvicorn.error").addFilter(lambda record: not names_seen.append(record.name))
-    access_sink.settled(batches())
+    access_sink.settled(Batches())
     logging.getLogger("shardserve.worker").info("x")
     assert names_seen == ["uvicorn.error"]
     assert out.getvalue() == "INFO:     x\n"
@@ -107,7 +109,7 @@ def test_whoever_touched_ours_has_the_last_word():
     started()
     logging.getLogger("uvicorn").handlers.clear()
     logging.getLogger("shardserve").handlers.clear()
-    access_sink.settled(batches())
+    access_sink.settled(Batches())
     assert not names.is_forwarded()
     assert logging.getLogger("shardserve").handlers == []
 
@@ -124,9 +126,7 @@ def test_whoever_touched_ours_has_the_last_word():
 def test_when_there_are_access_lines(changes, written):
     settings = Settings(**changes)
     logs.configure(settings, stream=io.StringIO())
-    access = access_sink.batches(settings, schedule=lambda flush: None)
-    assert (access is not None) is written
-    assert access_sink.settled(access) is access
+    assert access_sink.wanted(settings) is written
 
 
 def test_trace_is_the_level_of_the_server_log():

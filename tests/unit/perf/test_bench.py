@@ -17,18 +17,18 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from perf import cli, tables
+from perf import cc, cli, scale, tables
 from perf.bench import Bench
 from perf.interrupts import Interrupts
 from perf.peer_env import ROOT, Interpreters
 from perf.peers import BY_NAME as SERVERS
 from perf.results import IDLE_LIMIT
-from perf.rounds import Settings
+from perf.rounds import Settings, obstacle
 from perf.scenarios import BY_NAME as SCENARIOS
 
 CPUS = sorted(os.sched_getaffinity(0))
 FLOOR = SERVERS["floor"]
-SHORT = Settings(server_core=CPUS[0], load_core=CPUS[-1], rounds=1, seconds=0.2, connections=4)
+SHORT = Settings(server_cores=(CPUS[0],), load_cores=(CPUS[-1],), rounds=1, seconds=0.2, connections=4)
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 
@@ -57,6 +57,138 @@ def test_two_servers_two_scenarios_end_to_end(tmp_path: Path) -> None:
     text = tables.render(report, baseline="other")
     assert "× other" in text
     assert not psutil.Process().children(recursive=True)
+
+
+def _without(monkeypatch: pytest.MonkeyPatch, *programs: str) -> None:
+    """A machine that lacks these programs."""
+    real = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name in programs else real(name))
+
+
+def test_a_scenario_whose_tool_is_missing_is_skipped_and_the_package_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _without(monkeypatch, "wrk", "openssl")
+    scenarios = [SCENARIOS[name] for name in ("plain", "tls", "ws-echo-64")]
+    report = Bench([SERVERS["ws-floor"], FLOOR], scenarios, SHORT).run()
+    plain, tls, echo = report.scenarios
+    assert plain.reason == tls.reason == "wrk is not on PATH; install the Debian package wrk"
+    assert not plain.samples
+    assert echo.reason is None
+    assert len(echo.samples["ws-floor"]) == 1
+    assert "skipped: wrk is not on PATH" in tables.render(report)
+
+
+@pytest.mark.parametrize(
+    ("programs", "scenario", "rate", "package"),
+    [
+        (("wrk",), "plain", None, "wrk"),
+        (("cc",), "ws-echo-64", None, "gcc"),
+        (("cc",), "plain", 10.0, "gcc"),
+        (("openssl",), "tls", None, "openssl"),
+    ],
+)
+def test_what_a_scenario_needs_and_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+    programs: tuple[str, ...],
+    scenario: str,
+    rate: float | None,
+    package: str,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    settings = replace(SHORT, rate_per_s=rate)
+    assert obstacle(SCENARIOS[scenario], settings) is None
+    _without(monkeypatch, *programs)
+    why = obstacle(SCENARIOS[scenario], settings)
+    assert why == f"{programs[0]} is not on PATH; install the Debian package {package}"
+
+
+def test_a_compiler_that_does_not_compile_is_a_reason_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, folder: Path) -> Path:
+        raise cc.CompileError(f"{name}.c does not compile", "fatal error: stdio.h: No such file or directory")
+
+    monkeypatch.setattr(cc, "build", fail)
+    (result,) = Bench([SERVERS["ws-floor"]], [SCENARIOS["ws-echo-64"]], SHORT).run().scenarios
+    assert result.reason == "ws_load.c does not compile"
+    assert not result.samples
+
+
+def test_with_nothing_left_to_run_the_command_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    _without(monkeypatch, "wrk")
+    done = CliRunner().invoke(cli.main, ["bench", "--servers", "floor", "--scenarios", "plain,browser"])
+    assert done.exit_code == 1
+    said = "Error: nothing can be run: wrk is not on PATH; install the Debian package wrk"
+    assert done.stderr.strip().splitlines()[-1] == said
+
+
+@needs_wrk
+def test_idle_connections_are_open_while_it_is_measured() -> None:
+    few = replace(SHORT, idle_connections=30)
+    greedy = replace(FLOOR, name="greedy", argv=(sys.executable, "-c", GREEDY, "{port}"))
+    (result,) = Bench([FLOOR, greedy], [SCENARIOS["many-idle"]], few).run().scenarios
+    assert result.samples["floor"][0].errors == {}
+    assert result.samples["greedy"][0].errors["idle closed"] == 30
+    assert not psutil.Process().children(recursive=True)
+
+
+# Closes every connection with one request so far as soon as another has its third.
+GREEDY = """
+import asyncio, sys
+RESPONSE = b"HTTP/1.1 200 OK\\r\\nContent-Length: 13\\r\\n\\r\\nHello, world!"
+idle = []
+async def serve(reader, writer):
+    count = 0
+    try:
+        while await reader.readuntil(b"\\r\\n\\r\\n"):
+            count += 1
+            writer.write(RESPONSE)
+            if count == 1:
+                idle.append(writer)
+            elif count == 2:
+                idle.remove(writer)
+            if count > 2:
+                while idle:
+                    idle.pop().close()
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="cc is not installed")
+def test_a_fixed_rate_is_kept_and_named() -> None:
+    at_rate = replace(SHORT, rate_per_s=500.0)
+    report = Bench([FLOOR], [SCENARIOS["plain"], SCENARIOS["pipelined-16"]], at_rate).run()
+    plain, pipelined = report.scenarios
+    (sample,) = plain.samples["floor"]
+    assert (plain.name, plain.rate_per_s, plain.scenario) == ("plain@500", 500.0, "plain")
+    assert sample.requests == 100, "500 a second for 0.2 s, however long answering took"
+    assert sample.late_us is not None
+    assert pipelined.reason == "a fixed rate has one request in flight on each connection"
+    text = tables.render(report)
+    assert "500 requests/s on a fixed schedule" in text
+    assert "the generator's own lateness" in text
+
+
+@needs_wrk
+@pytest.mark.skipif(len(CPUS) < 2, reason="two workers want two cores")
+def test_workers_are_added_and_what_has_one_process_is_told() -> None:
+    plan = scale.plan(CPUS[:2], [1, 2], overlap=True)
+    facts = {"workers_tried": plan.workers, "server_cores": plan.cores, "overlap": plan.overlap}
+    settings = plan.settings(SHORT)
+    report = Bench([SERVERS["shardserve"], FLOOR], [SCENARIOS["plain"]], settings, scaling=facts).run()
+    one, two = report.scenarios
+    assert (one.name, two.name, two.workers) == ("plain×1", "plain×2", 2)
+    assert one.samples.keys() == {"shardserve", "floor"}
+    assert two.samples.keys() == {"shardserve"}
+    assert two.skipped == {"floor": "it has one process only"}
+    assert two.samples["shardserve"][0].rss_kib > one.samples["shardserve"][0].rss_kib
+    text = scale.render(report)
+    assert "skipped floor: it has one process only" in text
+    assert scale.OVERLAP_WARNING in text
 
 
 SPINNER = """
@@ -134,6 +266,11 @@ def test_the_command_prints_tables_and_writes_raw_samples(tmp_path: Path) -> Non
     stored = json.loads(path.read_text())
     assert [one["round"] for one in stored["scenarios"][0]["samples"]["floor"]] == [0, 1]
     assert {"cpu", "kernel", "python", "commit", "sysctl"} <= stored["host"].keys()
+    sample = stored["scenarios"][0]["samples"]["floor"][0]
+    assert (
+        0 < sample["p50_us"] <= sample["p90_us"] <= sample["p99_us"] <= sample["p999_us"] <= sample["max_us"]
+    )
+    assert str(ROOT) not in path.read_text(), "result files are published"
     compared = CliRunner().invoke(cli.main, ["compare", str(path), str(path)])
     assert compared.exit_code == 0, compared.output
     assert "1.000" in compared.stdout
@@ -182,6 +319,11 @@ def test_an_interrupt_waits_for_a_deferred_block_to_end() -> None:
         (["bench", "--scenario", "ws-ecko"], "unknown: ws-ecko; known: plain"),
         (["bench", "--server-core", "9999"], "CPU 9999 is not among the allowed"),
         (["bench", "--servers", "floor", "--json", "no/such/folder/r.json"], "no such folder"),
+        (["bench", "--servers", "floor", "--revision", "no-such-rev"], "git knows no revision 'no-such-rev'"),
+        (["bench", "--rate", "0"], "0 is not in the range"),
+        (["scale", "--workers", "1,x"], "not numbers of workers: 1,x"),
+        (["scale", "--workers", "0"], "not numbers of workers: 0"),
+        (["scale", "--workers", "5000", "--overlap"], "5000 workers want as many cores"),
         (["compare", "none.json", "none.json"], "none.json: No such file"),
     ],
 )

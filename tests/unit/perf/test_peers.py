@@ -14,7 +14,7 @@ from perf.peers import BASELINE, BY_NAME, SERVERS, Home, Server, requirements
 from perf.scenarios import BY_NAME as SCENARIOS
 from perf.scenarios import WEBSOCKET
 
-FIELDS = {"python", "app", "port", "floor", "ws_floor", "node", "perf"}
+FIELDS = {"python", "app", "port", "workers", "floor", "ws_floor", "node", "perf", "folder"}
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
@@ -25,6 +25,8 @@ def test_rows_are_whole(server: Server) -> None:
     assert ("python" in fields) == (server.home is not Home.NONE)
     assert bool(server.packages) == (server.home is Home.PEERS)
     assert (server.scenarios or set()) <= SCENARIOS.keys()
+    assert server.static is None or any("{static}" in part for part in server.static)
+    assert server.tls is None or {"{cert}", "{key}"} <= set(server.tls)
 
 
 def test_names_are_unique_and_the_baseline_is_among_them() -> None:
@@ -38,6 +40,24 @@ def test_the_websocket_scenarios_have_the_baseline_and_the_yardsticks() -> None:
     assert not {"floor", "node", "freastal", "fastpysgi", "granian"} & taking_part
 
 
+def test_every_peer_of_the_comparison_is_there_and_runs_by_default() -> None:
+    wanted = {"floor", "shardserve", "uvicorn", "granian", "hypercorn", "gunicorn", "freastal", "fastpysgi"}
+    wanted |= {"h2corn", "node"}
+    assert wanted <= {server.name for server in SERVERS if server.by_default}
+    assert {"shardserve-accesslog", "shardserve-metrics"} <= BY_NAME.keys()
+
+
+def test_every_asgi_peer_can_have_workers() -> None:
+    scaling = {server.name for server in SERVERS if server.scales}
+    assert {"shardserve", "uvicorn", "granian", "hypercorn", "gunicorn", "freastal", "fastpysgi"} <= scaling
+    assert not {"floor", "ws-floor", "picows", "node"} & scaling
+
+
+def test_a_row_known_to_be_broken_is_missing_for_that_reason(tmp_path: Path) -> None:
+    server = replace(BY_NAME["shardserve"], broken="it does not build: error: x")
+    assert missing(server, Interpreters.find(tmp_path)) == "it does not build: error: x"
+
+
 def test_every_python_server_listens_on_loopback_only() -> None:
     for server in SERVERS:
         line = " ".join(server.argv)
@@ -47,7 +67,7 @@ def test_every_python_server_listens_on_loopback_only() -> None:
 def test_requirements_name_each_package_once() -> None:
     names = requirements()
     assert len(set(names)) == len(names)
-    assert {"uvicorn", "granian", "fastapi"} <= set(names)
+    assert {"uvicorn", "granian", "fastapi", "django"} <= set(names)
 
 
 def test_without_the_peers_environment_the_line_names_the_package_and_the_command(tmp_path: Path) -> None:
@@ -76,7 +96,9 @@ def test_a_scenario_can_need_a_package_too(tmp_path: Path) -> None:
 
 def test_a_program_that_is_not_on_path_is_named(tmp_path: Path) -> None:
     server = replace(BY_NAME["floor"], program="no-such-compiler")
-    assert "no-such-compiler is not on PATH" in (missing(server, Interpreters.find(tmp_path)) or "")
+    assert "no-such-compiler is not on PATH; install it" in (
+        missing(server, Interpreters.find(tmp_path)) or ""
+    )
 
 
 def test_one_package_that_fails_does_not_stop_the_others(

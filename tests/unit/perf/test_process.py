@@ -160,7 +160,7 @@ def test_meter_sees_the_whole_tree(tmp_path: Path) -> None:
     assert meter.rss_kib > 1000
 
 
-@pytest.mark.parametrize("name", ["floor", "ws_floor", "ws_load"])
+@pytest.mark.parametrize("name", ["floor", "ws_floor", "ws_load", "rate_load"])
 def test_the_c_programs_compile_without_a_warning(name: str, tmp_path: Path) -> None:
     source = ROOT / "perf" / f"{name}.c"
     command = [
@@ -196,6 +196,9 @@ def test_host_facts_read_what_there_is() -> None:
     assert host.cpu_model("processor\t: 0\nmodel name\t: Some CPU\n") == "Some CPU"
     assert host.cpu_model("") != ""
     assert not host.share_a_core(10_000, 10_001)
+    facts = host.facts()
+    assert facts["memory_mib"] > 0
+    assert facts["sysctl"]["net.ipv4.ip_local_port_range"].split()[0].isdigit()
 
 
 def _wait_for_log(server: Process, text: str) -> None:

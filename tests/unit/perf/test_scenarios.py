@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perf import cli
+from perf import cli, static_file
 from perf.scenarios import BY_NAME, HTTP, SCENARIOS, WEBSOCKET, Scenario, request_bytes
 
 
@@ -26,6 +28,27 @@ def test_request_bytes_frame_the_body() -> None:
     assert head.startswith(b"POST / HTTP/1.1\r\nHost: h:1\r\n")
     assert b"Content-Length: 1024" in head
     assert len(body) == 1024
+
+
+def test_the_scenarios_of_the_comparison_are_all_there() -> None:
+    wanted = {"plain", "browser", "json", "post-1k", "post-1m", "body-100k", "stream", "pipelined-16"}
+    wanted |= {"suspend", "connection-per-request", "many-idle", "tls", "static", "starlette", "fastapi"}
+    assert wanted | {"django", "ws-echo-64"} <= BY_NAME.keys()
+    assert len(BY_NAME["post-1m"].body) == 1024 * 1024
+
+
+def test_the_file_is_the_body_of_body_100k_and_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_file, "FOLDER", tmp_path / "new")
+    path = static_file.make() / static_file.NAME
+    assert path.read_bytes() == BY_NAME["body-100k"].expect_body
+    before = path.stat().st_mtime_ns, path.stat().st_ino
+    static_file.make()
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+    path.write_bytes(b"half")
+    static_file.make()
+    assert path.read_bytes() == BY_NAME["static"].expect_body, "one that was cut off is made again"
 
 
 def test_every_scenario_is_http_or_websocket() -> None:
@@ -67,6 +90,8 @@ async def _call(app: Any, scenario: Scenario) -> tuple[int, bytes]:
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
+        if not pieces:  # Django waits for the client to go
+            await asyncio.Event().wait()
         body, more = pieces.pop(0)
         return {"type": "http.request", "body": body, "more_body": more}
 
@@ -103,7 +128,7 @@ async def test_the_apps_say_yes_to_lifespan() -> None:
     async def send(message: Any) -> None:
         said.append(message["type"])
 
-    await apps.plain({"type": "lifespan"}, receive, send)
+    await apps.answer_lifespan(receive, send)
     assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from perf import compare, results, tables
+from perf.peer_env import ROOT
 from perf.progress import Progress, duration
 from perf.results import Report, Sample, ScenarioResult
 
@@ -23,7 +24,9 @@ def sample(number: int, cpu_us: float, **changes: Any) -> Sample:
         "response_bytes": 1,
         "rss_kib": 2048,
         "p50_us": 500.0,
+        "p90_us": 900.0,
         "p99_us": 2500.0,
+        "p999_us": 8000.0,
         "max_us": 9000.0,
         "errors": {},
     }
@@ -35,7 +38,7 @@ def report(**servers: list[float]) -> Report:
     for name, costs in servers.items():
         result.samples[name] = [sample(number, cost) for number, cost in enumerate(costs)]
     host = {"cpu": "c", "cpus_allowed": 2, "kernel": "6", "python": "3.11", "wrk": "4", "commit": "abc"}
-    settings = {"rounds": 3, "seconds": 1.0, "connections": 64, "server_core": 0, "load_core": 1}
+    settings = {"rounds": 3, "seconds": 1.0, "connections": 64, "server_cores": [0], "load_cores": [1]}
     versions = {name: {"version": "1"} for name in servers}
     return Report("now", host, settings, versions, [result])
 
@@ -83,6 +86,16 @@ def test_errors_skips_and_restless_servers_are_shown() -> None:
     assert "uvicorn uses" not in text
 
 
+def test_a_scenario_nobody_ran_and_who_served_a_file_are_told() -> None:
+    shown = report(uvicorn=[20.0])
+    shown.scenarios[0].served_by = {"uvicorn": "Starlette's StaticFiles", "absent": "the server"}
+    shown.scenarios.append(ScenarioResult("tls", reason="openssl is not on PATH"))
+    text = tables.render(shown)
+    assert "served by: uvicorn: Starlette's StaticFiles\n" in text
+    assert "skipped: openssl is not on PATH" in text
+    assert "8.0 ms" in text
+
+
 def test_an_interrupted_run_with_nothing_measured_still_prints() -> None:
     empty = report()
     empty.interrupted = True
@@ -94,6 +107,25 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
     before.scenarios[0].skipped["x"] = "y"
     results.save(before, tmp_path / "r.json")
     assert results.load(tmp_path / "r.json") == before
+
+
+def test_files_of_schema_1_are_read_and_what_they_lack_is_none() -> None:
+    files = sorted((ROOT / "perf" / "results").glob("baseline-*.json"))
+    old = [path for path in files if '"schema": 1' in path.read_text()]
+    assert len(old) >= 3
+    for path in old:
+        read = results.load(path)
+        samples = [one for result in read.scenarios for rows in result.samples.values() for one in rows]
+        assert samples
+        assert {(one.p90_us, one.p999_us, one.late_us) for one in samples} == {(None, None, None)}
+        assert (read.settings["server_cores"], read.settings["load_cores"]) == ([0], [1])
+        assert {(one.reason, one.rate_per_s, one.workers) for one in read.scenarios} == {(None, None, 1)}
+        assert "MiB" in tables.render(read)
+
+
+def test_a_result_knows_its_scenario_whatever_its_name_adds() -> None:
+    names = ["plain", "ws-echo-64", "plain@2000", "plain×4", "plain@0.5×2"]
+    assert [ScenarioResult(name).scenario for name in names] == ["plain", "ws-echo-64"] + 3 * ["plain"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "scenarios": [{}]}'])

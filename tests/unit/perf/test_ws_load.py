@@ -8,7 +8,7 @@ import json
 import os
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from perf import cc, ws_load
-from perf.load import RESULT_MARK, LoadError
+from perf.load import RESULT_MARK, Latency, LoadError
 from perf.probe import ProbeError, ask
 from perf.process import free_port
 from perf.scenarios import BY_NAME
 from perf.ws_load import WsLoad
 
 SMALL = BY_NAME["ws-echo-64"]
-RESULT = '{"messages":900,"duration_us":1002341,"bytes":59400,"p50_us":512.0,"p99_us":1840.0,"max_us":9000.0}'
+RESULT = (
+    '{"messages":900,"duration_us":1002341,"bytes":59400,'
+    '"p50_us":512.0,"p90_us":700.0,"p99_us":1840.0,"p999_us":8000.0,"max_us":9000.0}'
+)
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
 
@@ -59,7 +62,7 @@ async def drive(program: Path, port: int, *options: str) -> tuple[int, str, str]
 def test_parse_reads_the_result_line() -> None:
     load = ws_load.parse(f"ready\n{RESULT_MARK}{RESULT}\n")
     assert (load.requests, load.duration_us, load.response_bytes) == (900, 1002341, 59400)
-    assert (load.p50_us, load.p99_us, load.max_us, load.errors) == (512.0, 1840.0, 9000.0, {})
+    assert (load.latency, load.errors) == (Latency(512.0, 700.0, 1840.0, 8000.0, 9000.0), {})
 
 
 @pytest.mark.parametrize(
@@ -136,8 +139,10 @@ async def test_time_ends_it_and_latencies_are_in_order(program: Path) -> None:
     assert code == 0
     load = ws_load.parse(output)
     assert load.duration_us >= 100_000
-    # p50 and p99 are lower edges of buckets, so none is above the greatest.
-    assert 0 < (load.p50_us or 0) <= (load.p99_us or 0) <= (load.max_us or 0)
+    # Percentiles are lower edges of buckets, so none is above the greatest.
+    figures = [value or 0.0 for value in astuple(load.latency)]
+    assert figures == sorted(figures)
+    assert figures[0] > 0
 
 
 async def _last_byte(websocket: ServerConnection) -> None:

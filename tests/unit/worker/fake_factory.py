@@ -56,6 +56,7 @@ class FakeFactory:
         self.open: list[FakeConnection] = []
         self.served = 0
         self.ticks = 0
+        self.states_counted = 0
         self.refused = 0
         self.streams_ended = 0
         self.on_empty: Callable[[], None] | None = None
@@ -66,6 +67,9 @@ class FakeFactory:
 
     def tick(self) -> None:
         self.ticks += 1
+
+    def count_states(self) -> None:
+        self.states_counted += 1
 
     def drain(self, on_empty: Callable[[], None], *, grace_ms: int = 0) -> None:
         self.calls.append(f"drain {grace_ms}")

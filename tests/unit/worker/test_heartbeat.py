@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from shardserve.stats import DUMP_SIGNAL, Page, Stage
+from shardserve.stats import DUMP_SIGNAL, LOOP_LAG, Page, Stage
 from shardserve.worker import heartbeat
 from shardserve.worker.heartbeat import Heartbeat, watch_for_dumps
 from tests.helpers.master_process import until
@@ -65,6 +65,15 @@ def loop(monkeypatch):
 
 def nothing(page: Page) -> None:
     pass
+
+
+def test_every_lag_is_counted(page, loop):
+    Heartbeat(page).arm(loop, nothing)
+    for late_s in (0.0, 0.0004, 0.0005, 3.0):
+        loop.turn(late_s)
+    found = dict(zip([*LOOP_LAG.bounds, None], page.buckets(LOOP_LAG), strict=True))
+    assert {bound: count for bound, count in found.items() if count} == {100: 2, 500: 2, 5_000_000: 1}
+    assert page["loop_lag_us_sum"] == 400 + 500 + 3_000_000
 
 
 def test_it_ticks_as_soon_as_it_is_armed(page, loop):
