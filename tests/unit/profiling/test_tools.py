@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,9 @@ def test_a_program_that_refuses_is_quoted(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_process_is_asked_for_its_trampolines(tmp_path: Path) -> None:
     for name, expected in [("PYTHON_PERF_JIT_SUPPORT", "jit"), ("PYTHONPERFSUPPORT", "perf"), ("OTHER", "")]:
         with subprocess.Popen(["sleep", "60"], env={name: "1", "PATH": "/usr/bin:/bin"}) as child:
+            environment = Path(f"/proc/{child.pid}/environ")
+            while not environment.read_bytes():  # it is not there from the program's first moment on
+                time.sleep(0.01)
             assert tools._trampolines_of(child.pid) == expected
             child.kill()
 
