@@ -95,7 +95,9 @@ class Outside:
             from .metrics_server import MetricsServer
 
             self._metrics = MetricsServer(self._config.metrics)
-            log.info("metrics: %s", ", ".join(self._metrics.pages))
+            for page in self._metrics.pages:
+                people = page.removesuffix("metrics")
+                log.info("metrics: %s", page if people == page else f"{page} (for people: {people})")
 
     def _try_metrics(self, now: float) -> None:
         """After a takeover: until it can be had, because nobody would start us again for it."""
