@@ -87,6 +87,7 @@ def test_the_longest_name() -> None:
         b"\x16\x03\x01\x00\x04\x01\xff\xff\xff",  # longer than we read
         hello("www.example.org")[:60] + b"\x16",
     ],
+    ids=lambda data: data[:9].hex(),  # a whole one is another each time
 )
 def test_what_is_none_has_no_name(data: bytes) -> None:
     try:
