@@ -126,7 +126,7 @@ def _decades(first: int, last: int, steps: Sequence[int]) -> tuple[int, ...]:
     return (*(step * 10**power // 10 for power in range(first, last) for step in steps), 10**last)
 
 
-# 10 µs to 100 s, seven steps a decade: a quantile out of them is wrong by a fifth at most.
+# 10 µs to 100 s, seven steps a decade: the ends of a bucket are at most a half apart.
 DURATION_BOUNDS_US: Final = _decades(1, 8, (10, 15, 20, 25, 35, 50, 70))
 SIZE_BOUNDS_BYTES: Final = _decades(2, 9, (10,))
 PAUSE_BOUNDS_US: Final = _decades(2, 7, (10, 25, 50))

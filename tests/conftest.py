@@ -8,11 +8,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.helpers.server import Serve, ServerProcess, alive
 
 FAILED = pytest.StashKey[bool]()
+
+# The same examples in every run, however slow the machine is: a run that fails tells of a change. New inputs
+# are the fuzzers' to find (native/tests).
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its jobs in the background like that (POSIX, "Asynchronous Lists"), and every
