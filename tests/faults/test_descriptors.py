@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def test_a_burst_beyond_the_limit_is_answered(server: ServerProcess, tmp_path: P
     go.touch()
     answers = [read_all(caller) for caller in callers]
     assert all(one.startswith(b"HTTP/1.1 200 ") and one.endswith(b"hello") for one in answers)
-    assert len(re.findall("GET /wait", server.access())) == CLIENTS
+    assert len(server.saw_access("GET /wait", CLIENTS)) == CLIENTS
     log = server.saw(r"INFO: .*Accepting new connections again after \d+\.\d s\.")
     assert "trying again every 100 ms; raise the hard limit (LimitNOFILE=, ulimit -Hn)." in log
     (worker,) = server.workers()
