@@ -1,8 +1,9 @@
 """The access log: lines that the native side makes, written in batches.
 
 Rules of this file: nothing here runs once per request. ``_native.AccessLog`` formats and gathers; it says
-when the first line has come into its empty buffer, and hands over what it has when told, or when its buffer is full. The
-first line after a pause leaves at the end of the event loop's turn; under load there are ten writes a second.
+when the first line has come into its empty buffer, and hands over what it has when told, or when its buffer
+is full. The first line after a pause leaves at the end of the event loop's turn; under load there are ten
+writes a second, or more if the buffer is full before.
 The log may lose lines (a full or closed stdout, a syslog that is not there), and counts them; it may not stop
 the worker. Where lines go is ``line_file.py`` and ``syslog.py``, who gets them at all ``access_sink.py``, and
 what a line says ``config/access_format.py``.
