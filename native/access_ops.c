@@ -11,6 +11,7 @@
 #include "head.h"
 #include "scope.h"
 #include "trace.h"
+#include "websocket.h"
 
 #include <time.h>
 
@@ -218,9 +219,11 @@ op_query(AccessLog *log, const AccessEntry *entry, PyObject *argument)
 static bool
 op_version(AccessLog *log, const AccessEntry *entry, PyObject *argument)
 {
-    bool old = entry->cycle->version_10;
+    static const char *const versions[] = {"\"1.1\"", "\"1.0\"", "\"2\""};
+    const char *version = versions[entry->cycle->version_2 ? 2 : entry->cycle->version_10];
+    size_t length = strlen(version);
     (void)argument;
-    return log->json ? put_text(log, old ? "\"1.0\"" : "\"1.1\"", 5) : put_text(log, old ? "1.0" : "1.1", 3);
+    return log->json ? put_text(log, version, length) : put_text(log, version + 1, length - 2);
 }
 
 static bool
@@ -283,7 +286,8 @@ op_status_text(AccessLog *log, const AccessEntry *entry, PyObject *argument)
 static bool
 op_ws_outcome(AccessLog *log, const AccessEntry *entry, PyObject *argument)
 {
-    if (entry->cycle->status == 101 && !log->json)
+    bool accepted = entry->cycle->websocket != NULL && entry->cycle->websocket->accepted;
+    if (accepted && !log->json)
         return put_text(log, "[accepted]", 10);
     return op_status(log, entry, argument);
 }

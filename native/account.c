@@ -3,6 +3,9 @@
 
 #include "accesslog.h"
 #include "file.h"
+#include "head.h"
+#include "trace.h"
+#include "http2.h"
 #include "websocket.h"
 
 #include <time.h>
@@ -31,7 +34,10 @@ call_access(Factory *factory, const Cycle *cycle)
     PyObject *result = NULL;
     if (status != NULL) {
         PyObject *args[6] = {NULL, cycle->client, cycle->method, cycle->target,
-                             cycle->version_10 ? state->names.version_10 : state->names.version_11, status};
+                             cycle->version_2    ? state->names.version_2
+                             : cycle->version_10 ? state->names.version_10
+                                                 : state->names.version_11,
+                             status};
         result = PyObject_Vectorcall(access, args + 1, 5 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
     if (result == NULL)
@@ -55,7 +61,7 @@ account(const Connection *connection, const Cycle *cycle)
         .tls_version = connection->tls_version,
         .duration_us = microseconds(cycle->begun_ns, now_ns),
         .first_byte_us = microseconds(cycle->begun_ns, cycle->first_byte_ns == 0 ? now_ns : cycle->first_byte_ns),
-        .request_bytes = (uint64_t)connection->body_received,
+        .request_bytes = (uint64_t)cycle->body_received,
         .response_bytes = cycle->no_body ? 0 : cycle->body_sent,
     };
     figures_response(figures, cycle->method_kind, cycle->status);
@@ -67,6 +73,26 @@ account(const Connection *connection, const Cycle *cycle)
         accesslog_add(factory->access_log, &entry);
     else if (UNLIKELY(factory->access != NULL))
         call_access(factory, cycle);
+}
+
+int
+account_head(Cycle *cycle, PyObject *fields)
+{
+    const AccessLog *log = cycle->factory->access_log;
+    cycle->has_own_id = cycle->request_id != NULL && trace_has_own_id(cycle, fields);
+    if (log == NULL)
+        return 0;
+    accesslog_forget(cycle->response_fields);
+    cycle->response_fields = accesslog_capture(log, fields);
+    return cycle->response_fields == NULL && PyErr_Occurred() ? -1 : 0;
+}
+
+void
+account_answered(Cycle *cycle, int status)
+{
+    cycle->status = status;
+    cycle->no_body = cycle->head_only;
+    cycle->body_sent = strlen(head_reason(status));
 }
 
 void
@@ -103,7 +129,8 @@ account_connections(Factory *factory)
             count[FIGURE_connections_closing]++;
         else if (connection->websocket != NULL)
             count[FIGURE_connections_websocket]++;
-        else if (connection->current != NULL && connection->current->started)
+        else if ((connection->current != NULL && connection->current->started) ||
+                 (connection->http2 != NULL && http2_stream_count(connection) > 0))
             count[FIGURE_connections_active]++;
         else if (connection->current != NULL || connection->incoming != NULL || connection->partial_line != NULL ||
                  connection->input != INPUT_LINE)

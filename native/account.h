@@ -13,6 +13,13 @@
 /* Nanoseconds of CLOCK_MONOTONIC: exact, unlike factory_now_ms(). */
 int64_t account_now_ns(void);
 
+/* A head of the app's is encoded from `fields` (PySequence_Fast): notes what else is to be known of it, for the request id and
+ * the access log. Runs no Python. 0, or -1 with MemoryError. */
+int account_head(Cycle *cycle, PyObject *fields);
+
+/* The response of `cycle` is one of ours, with the reason as its body. */
+void account_answered(Cycle *cycle, int status);
+
 /* The response of `cycle` is complete, or cut by us; cycle->status 0: there was none. May run Python. */
 void account_response(const Connection *connection, Cycle *cycle);
 

@@ -6,6 +6,7 @@
 
 #include "accesslog.h"
 #include "connection.h"
+#include "http2.h"
 #include "output.h"
 #include "scope.h"
 
@@ -215,6 +216,35 @@ turn_away(Connection *connection)
 
 /* ---- arrived ---- */
 
+/* Whether the client and TLS have agreed on HTTP/2 (RFC 9113 §3.2). What cannot be asked says no. May run Python. */
+static bool
+agreed_on_http2(const Connection *connection, PyObject *transport)
+{
+    const Factory *factory = connection->factory;
+    if (!connection->secure || !factory->http2_alpn)
+        return false;
+    PyObject *tls = extra_info(connection, transport, factory->state->names.ssl_object);
+    PyObject *agreed = tls == NULL ? NULL : call_method0(tls, factory->state->names.selected_alpn_protocol);
+    bool is_h2 = agreed != NULL && PyUnicode_Check(agreed) && PyUnicode_CompareWithASCIIString(agreed, "h2") == 0;
+    if (agreed == NULL)
+        PyErr_WriteUnraisable(transport);
+    Py_XDECREF(agreed);
+    Py_XDECREF(tls);
+    return is_h2;
+}
+
+/* Our SETTINGS leave at once. May run Python. */
+static void
+begin_http2(Connection *connection)
+{
+    output_cork(connection);
+    if (http2_begin(connection) < 0) {
+        PyErr_WriteUnraisable((PyObject *)connection);
+        connection_abort(connection);
+    }
+    output_uncork(connection);
+}
+
 PyObject *
 arrival_connection_made(PyObject *self, PyObject *transport)
 {
@@ -230,6 +260,7 @@ arrival_connection_made(PyObject *self, PyObject *transport)
         Py_XDECREF(parser);
         return NULL;
     }
+    bool is_h2 = agreed_on_http2(connection, transport);
     if (connection->transport != NULL || connection->closing) {
         Py_DECREF(parser);
         PyErr_SetString(PyExc_RuntimeError, "the connection ended inside connection_made()");
@@ -246,6 +277,8 @@ arrival_connection_made(PyObject *self, PyObject *transport)
     deadline_start(connection, DEADLINE_FIRST_BYTE);
     if (UNLIKELY(fd >= factory->crowded_fd))
         report_crowded(factory);
+    if (is_h2 && connection->transport != NULL && !connection->closing)
+        begin_http2(connection);
     if (UNLIKELY(factory->connection_count - factory->turned_away_count > factory->limits.connections))
         turn_away(connection);
     connection_check(connection);

@@ -37,6 +37,10 @@ receive_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObjec
         PyErr_SetString(PyExc_RuntimeError, "receive() of a request that is over");
         return NULL;
     }
+    if (UNLIKELY(!cycle->started)) { /* found by the garbage collector: nobody was given it */
+        PyErr_SetString(PyExc_RuntimeError, "receive() of a request that has not begun");
+        return NULL;
+    }
     Waiter *waiter = cycle->waiter;
     if (waiter != NULL && Py_REFCNT(waiter) == 1 && waiter->cycle == NULL) {
         waiter_reuse(waiter, cycle);
@@ -70,6 +74,8 @@ body_message(Cycle *cycle)
     if (message == NULL)
         return NULL;
     if (cycle->body != NULL) {
+        if (cycle->wire->took_body != NULL && cycle->stream != NULL)
+            cycle->wire->took_body(cycle, cycle->body_bytes);
         PyObject *body = take_body(cycle);
         int set = body == NULL ? -1 : PyDict_SetItem(message, state->names.body, body);
         Py_XDECREF(body);
@@ -357,6 +363,10 @@ send_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *
     }
     if (cycle == NULL || cycle->factory == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "send() of a request that is over");
+        return NULL;
+    }
+    if (UNLIKELY(!cycle->started)) {
+        PyErr_SetString(PyExc_RuntimeError, "send() of a request that has not begun");
         return NULL;
     }
     Py_INCREF(cycle);

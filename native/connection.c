@@ -3,6 +3,7 @@
 
 #include "arrival.h"
 #include "file.h"
+#include "http2.h"
 #include "output.h"
 #include "request.h"
 #include "websocket.h"
@@ -20,6 +21,7 @@ connection_check(const Connection *connection)
     CHECK(connection->file == NULL || (connection->current != NULL && !connection->head_open));
     /* Whoever has nothing running waits for the client, and not for ever. */
     CHECK(connection->current != NULL || connection->deadline != DEADLINE_NONE || connection->transport == NULL ||
+          (connection->http2 != NULL && http2_stream_count(connection) > 0) ||
           connection->closing || connection->close_after || connection->running || connection->feeding ||
           connection->input_ended || connection->unparsed != NULL || connection->corked || connection->resume_scheduled);
     size_t total = 0;
@@ -27,6 +29,8 @@ connection_check(const Connection *connection)
     for (int i = 0; block != NULL && i < block->segments; i++)
         total += block->segment[i].length;
     CHECK(total == connection->out.total);
+    if (connection->http2 != NULL)
+        http2_check(connection);
     const WebSocket *websocket = connection->websocket;
     CHECK(websocket == NULL || (websocket->accepted && connection->receiving == NULL && connection->incoming == NULL));
     CHECK(websocket == NULL || websocket->state != WS_CLOSED || connection->close_after || connection->closing ||
@@ -75,7 +79,7 @@ connection_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(connection->partial_line);
     Py_VISIT(connection->unparsed);
     Py_VISIT(connection->write_futures);
-    return 0;
+    return connection->http2 == NULL ? 0 : http2_traverse(connection, visit, arg);
 }
 
 static int
@@ -87,6 +91,7 @@ connection_clear(PyObject *self)
     connection->head_open = false;
     writer_clear(&connection->out);
     file_drop(connection);
+    http2_free(connection);
     Py_CLEAR(connection->transport);
     Py_CLEAR(connection->parser);
     Py_CLEAR(connection->scope_base);
@@ -124,9 +129,10 @@ connection_repr(PyObject *self)
     const Connection *connection = (Connection *)self;
     const Cycle *current = connection->current;
     Py_ssize_t unparsed = connection->unparsed == NULL ? 0 : PyBytes_GET_SIZE(connection->unparsed) - connection->unparsed_at;
-    return PyUnicode_FromFormat("<Connection of %S fd %d%s%s%s%s%s%s%s%s%s, %zd bytes unparsed, %zd unsent, response %d>",
+    return PyUnicode_FromFormat("<Connection of %S fd %d%s%s%s%s%s%s%s%s%s%s, %zd bytes unparsed, %zd unsent, response %d>",
                                 connection->client == NULL ? Py_None : connection->client, connection->fd,
                                 current == NULL ? " idle" : current->started ? " busy" : " queued",
+                                connection->http2 != NULL ? " http2" : "",
                                 connection->websocket != NULL ? " websocket" : "",
                                 connection->incoming != NULL ? " head" : "", connection->receiving != NULL ? " body" : "",
                                 connection->discarding ? " discarding" : "", connection->reading_paused ? " paused" : "",
@@ -165,7 +171,7 @@ static PyType_Slot connection_slots[] = {
     {Py_tp_repr, connection_repr},
     {Py_tp_methods, connection_methods},
     {Py_tp_members, connection_members},
-    {Py_tp_doc, "One HTTP/1.1 connection. Made by ProtocolFactory only."},
+    {Py_tp_doc, "One connection: HTTP/1.1, HTTP/2 or WebSocket. Made by ProtocolFactory only."},
     {0, NULL},
 };
 

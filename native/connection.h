@@ -1,8 +1,9 @@
-/* Connection: the asyncio.Protocol of one HTTP/1.1 connection and httptools' callback object.
+/* Connection: the asyncio.Protocol of one connection, and httptools' callback object.
  *
  * intake.c, request.c and fields.c are the way in (transport -> httptools -> a cycle -> app), http1.c the way out
  * (the cycle's wire: heads, framing, one writev), refusal.c what the app does not see, ending.c the ways it ends,
- * deadline.c how long the client may take. This header is what they share.
+ * deadline.c how long the client may take. This header is what they share. A connection of HTTP/2 has all of its requests in
+ * `http2` (http2.h), and neither parser nor current request.
  *
  * Requests run one after the other: the next one is not parsed before `current` is answered, and the app never runs
  * inside a parser callback. While a connection is corked its output is only gathered; uncorking sends it.
@@ -35,6 +36,7 @@ typedef enum {
     INPUT_BODY, /* inside the body, or its trailers */
 } Input;
 
+struct Http2;
 struct WebSocket;
 
 typedef struct Connection {
@@ -47,6 +49,7 @@ typedef struct Connection {
     PyObject *tls_version; /* str, where there is TLS and the access log asks for it; or NULL */
     PyObject *announced;   /* set_addresses(): (client, server, scheme), until connection_made(); or NULL */
     struct WebSocket *websocket; /* strong; NULL: this is HTTP. Else what comes is frames (websocket.h) */
+    struct Http2 *http2;   /* owned; NULL: this is HTTP/1.1 (http2.h) */
     PyObject *weak_list;
     int fd;                /* the plain socket below the transport, or -1: there is none (TLS), or no more output */
     int queue_fd;          /* the socket, also below TLS, while the transport lives: what it holds is asked, or dropped */
@@ -63,6 +66,7 @@ typedef struct Connection {
     uint64_t sent_bytes;   /* written to the socket or given to the transport, ever */
     int64_t taken_bytes;   /* of these, as far as the client has acknowledged them */
     bool secure;           /* TLS: it has no half-closed state */
+    bool tunnelled;        /* it is a WebSocket's, and its transport a stream of HTTP/2 (tunnel.h) */
     bool trusted;          /* its word on the client is taken (forwarded.h) */
     bool rejected;         /* connection_reject() was here */
     bool turned_away;      /* limit_connections: counted in Factory.turned_away_count */
@@ -158,10 +162,6 @@ extern const Wire http1_wire;
  * rest to the caller. */
 void http1_simple_response(Connection *connection, int status, const char *reason, bool head_only, bool version_10, bool keep);
 
-/* Writes a 101 with these fields (a list or tuple), "Connection: upgrade" and what every response has (RFC 9110 §7.8). 0, or
- * -1 with an exception and nothing written. */
-int http1_switch(Connection *connection, PyObject *fields);
-
 /* The first body message decides the framing (RFC 9112 §6): `length` bytes of it, and whether more will come. Nothing if that
  * was before. 0, or -1 with MemoryError. */
 int http1_begin_body(Connection *connection, Cycle *cycle, int64_t length, bool more);
@@ -200,6 +200,9 @@ void connection_adjust_reading(Connection *connection);
 
 /* Calls a transport method without arguments; errors are unraisable. May run Python. */
 void connection_call_transport(Connection *connection, PyObject *name);
+
+/* The app that serves the target's path instead of the factory's; NULL: none does. Borrowed. */
+PyObject *intake_static_app(const Cycle *cycle);
 
 /* intake.c, for connection.c: asyncio.Protocol */
 PyObject *connection_data_received(PyObject *self, PyObject *data);

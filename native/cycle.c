@@ -7,6 +7,7 @@
 
 #include "accesslog.h"
 #include "await.h"
+#include "http2.h"
 #include "task.h"
 #include "websocket.h"
 
@@ -51,6 +52,7 @@ cycle_new(Factory *factory, const Wire *wire, PyObject *stream)
     cycle->factory = (Factory *)Py_NewRef(factory);
     cycle->wire = wire;
     cycle->stream = Py_NewRef(stream);
+    cycle->version_2 = wire != &http1_wire;
     cycle->headers = PyList_New(0);
     if (cycle->headers == NULL) {
         Py_CLEAR(cycle->stream);
@@ -163,6 +165,7 @@ cycle_feed_body(Cycle *cycle, PyObject *bytes)
     else if (PyList_Append(cycle->body, bytes) < 0)
         return -1;
     cycle->body_bytes += (size_t)PyBytes_GET_SIZE(bytes);
+    cycle->body_received += PyBytes_GET_SIZE(bytes);
     futures_wake(cycle->factory->state, &cycle->receive_futures);
     return 0;
 }
@@ -370,6 +373,10 @@ cycle_app_done(Cycle *cycle, PyObject *error)
                                        ? state->names.outcome_aborted
                                        : outcome);
     Py_XDECREF(own_error);
+    if (UNLIKELY(cycle->left_behind != NULL)) {
+        http2_app_done((Connection *)cycle->left_behind);
+        Py_CLEAR(cycle->left_behind);
+    }
     cycle_release(cycle); /* the list's */
     if (UNLIKELY(factory->draining))
         factory_check_empty(factory);
@@ -390,6 +397,7 @@ cycle_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(cycle->receive);
     Py_VISIT(cycle->waiter);
     Py_VISIT(cycle->websocket);
+    Py_VISIT(cycle->left_behind);
     Py_VISIT(cycle->method);
     Py_VISIT(cycle->target);
     Py_VISIT(cycle->headers);
@@ -412,6 +420,7 @@ cycle_clear(PyObject *self)
     Py_CLEAR(cycle->receive);
     Py_CLEAR(cycle->waiter);
     Py_CLEAR(cycle->websocket);
+    Py_CLEAR(cycle->left_behind);
     Py_CLEAR(cycle->parked);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* The Cycle: one request and its response as ASGI sees them. It knows no wire.
  *
- * A wire (HTTP/1.1 here, HTTP/2 later) fills in the request, starts the cycle and implements the
+ * A wire (HTTP/1.1, HTTP/2) fills in the request, starts the cycle and implements the
  * v-table below. The cycle holds the ASGI rules: the order of messages, what receive() answers, who
  * hears of a disconnect, what happens when the app fails. The response's order is one table, in channel.c.
  *
@@ -63,6 +63,11 @@ typedef struct {
     bool (*congested)(const struct Cycle *cycle);
     /* A future (new reference) that is resolved once that is over. */
     PyObject *(*wait_writable)(struct Cycle *cycle);
+    /* websocket.accept, with all fields of its response but those that are the wire's. 0, or -1 with an exception and nothing
+     * written. */
+    int (*accept)(struct Cycle *cycle, PyObject *fields);
+    /* The app has taken so many bytes of the body. Runs no Python. NULL: the wire does not ask. */
+    void (*took_body)(struct Cycle *cycle, size_t length);
     /* Between these two, output may be gathered. The stream outlives its cycle, so it is named itself. */
     void (*cork)(PyObject *stream);
     void (*uncork)(PyObject *stream);
@@ -84,6 +89,7 @@ typedef struct Cycle {
     Channel *receive;
     struct Waiter *waiter; /* the last one receive() returned, reused when free */
     struct WebSocket *websocket; /* strong: the request is a handshake (websocket.h); else NULL */
+    PyObject *left_behind; /* strong: the connection of HTTP/2 whose stream went before the app ended; or NULL */
     /* the request */
     PyObject *method;  /* str */
     PyObject *target;  /* bytes, as on the wire */
@@ -92,6 +98,7 @@ typedef struct Cycle {
     PyObject *request_id; /* bytes, or NULL (trace.h) */
     PyObject **response_fields; /* what the access log wants of them: accesslog_capture(); or NULL */
     bool version_10;
+    bool version_2;
     bool head_only; /* HEAD */
     bool keep_alive; /* the client wants the connection kept (HTTP/1) */
     bool takes_trailers; /* TE: trailers */
@@ -100,6 +107,7 @@ typedef struct Cycle {
     /* its body */
     PyObject *body; /* bytes, or a list of them, or NULL */
     size_t body_bytes;
+    int64_t body_received; /* body bytes that came, ever */
     bool body_complete;
     bool body_delivered; /* the app has the last of it */
     bool expects_continue;
@@ -120,6 +128,7 @@ typedef struct Cycle {
     HeadFacts facts;
     int64_t first_byte_ns; /* when the head was on its way; 0: that is when all of it was */
     uint64_t body_sent;
+    void *lane; /* the wire's own: HTTP/2 has its Stream there */
     /* the app */
     PyObject *app; /* borrowed from the factory: another one than its own; or NULL */
     bool started;

@@ -2,6 +2,7 @@
 #include "deadline.h"
 
 #include "connection.h"
+#include "http2.h"
 #include "output.h"
 #include "websocket.h"
 
@@ -183,6 +184,10 @@ end_waiting(Connection *connection)
     Deadline kind = (Deadline)connection->deadline;
     if (!connection->reprieved && connection_has_unread(connection)) {
         connection->reprieved = true; /* it keeps its place: the next tick comes back to it */
+        return;
+    }
+    if (connection->http2 != NULL && kind != DEADLINE_LINGER) {
+        http2_end_waiting(connection);
         return;
     }
     switch (kind) {

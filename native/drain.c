@@ -7,6 +7,7 @@
 
 #include "connection.h"
 #include "cycle.h"
+#include "http2.h"
 #include "task.h"
 #include "websocket.h"
 
@@ -93,6 +94,11 @@ close_idle(Factory *factory, bool spare_expectant)
     factory->closing_idle = true;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         Connection *connection = (Connection *)PyList_GET_ITEM(list, i);
+        if (connection->http2 != NULL && !connection->closing && !connection->lingering) {
+            if (!spare_expectant)
+                http2_finish(connection);
+            continue;
+        }
         if (connection->closing || connection->lingering || !connection_is_idle(connection))
             continue;
         if (!(spare_expectant && is_expectant(factory, connection, now_ms)))
@@ -111,6 +117,22 @@ factory_close_idle(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* Who speaks HTTP/2 is told at once: its next request goes to another connection. 0, or -1. */
+static int
+say_goaway(Factory *factory)
+{
+    PyObject *list = factory_open_connections(factory);
+    if (list == NULL)
+        return -1;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        Connection *connection = (Connection *)PyList_GET_ITEM(list, i);
+        if (connection->http2 != NULL)
+            http2_drain(connection);
+    }
+    Py_DECREF(list);
+    return 0;
+}
+
 PyObject *
 factory_drain(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -127,6 +149,8 @@ factory_drain(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     factory->draining = true;
     factory->on_empty = Py_NewRef(on_empty);
+    if (say_goaway(factory) < 0)
+        return NULL;
     if (grace_ms <= 0) {
         if (close_idle(factory, true) < 0)
             return NULL;

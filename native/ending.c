@@ -4,6 +4,7 @@
 #include "account.h"
 #include "await.h"
 #include "file.h"
+#include "http2.h"
 #include "websocket.h"
 
 /* Lets go of a cycle that the app has not seen, or hears of its end. Steals the reference. */
@@ -44,6 +45,8 @@ drop_everything(Connection *connection)
 {
     connection_drop_current(connection);
     connection_drop_incoming(connection);
+    if (connection->http2 != NULL)
+        http2_drop(connection);
     Py_CLEAR(connection->unparsed);
     connection->head_open = false;
     if (connection->websocket != NULL)
@@ -179,8 +182,8 @@ connection_eof_received(PyObject *self, PyObject *unused)
     if (connection->lingering || connection->closing)
         Py_RETURN_FALSE;
     Py_INCREF(connection);
-    if (connection->secure) {
-        /* asyncio's TLS transports close both ways (RFC 8446 §6.1 has one): what comes now would not be sent. */
+    if (connection->secure || connection->http2 != NULL) {
+        /* HTTP/2 says GOAWAY, and has no half-closed connections. asyncio's TLS transports close both ways (RFC 8446 §6.1 has one): what comes now would not be sent. */
         connection->closing = true;
         deadline_stop(connection);
         connection_gone(connection);
@@ -221,7 +224,7 @@ connection_leave_lists(Connection *connection)
     if (list_empty(&connection->all))
         return;
     list_remove(&connection->all);
-    factory->connection_count--;
+    factory->connection_count -= !connection->tunnelled;
     factory->turned_away_count -= connection->turned_away;
 }
 

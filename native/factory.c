@@ -11,6 +11,7 @@
 #include "cycle.h"
 #include "drain.h"
 #include "fields.h"
+#include "http2.h"
 #include "scope.h"
 #include "task.h"
 
@@ -203,19 +204,19 @@ take_arguments(Factory *factory, PyObject *args, PyObject *kwargs)
                                   "on_reject",    "access",       "max_fd",      "on_crowded",   "underscore_headers",
                                   "websocket",    "tls_info",     "proxy",       "static",       "on_debug",
                                   "figures",      "duration_bounds_us", "size_bounds_bytes", "request_id_field",
-                                  "make_traceparent", NULL};
+                                  "make_traceparent", "http2", "http2_cleartext", NULL};
     PyObject *app, *loop = NULL, *context = NULL, *state = NULL, *scheme = NULL, *root_path = NULL;
     PyObject *headers = NULL, *on_app_error = NULL, *on_reject = NULL, *access = Py_None;
     PyObject *on_crowded = Py_None, *websocket = Py_None, *tls_info = Py_None, *proxy = Py_None;
     PyObject *static_routes = NULL, *on_debug = Py_None, *figures = NULL, *duration_bounds = NULL, *size_bounds = NULL;
     PyObject *request_id_field = NULL;
     const char *underscore_headers = "safe";
-    int server_header = 1, date_header = 1, max_fd = 0, make_traceparent = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppOOOiOsOOOOOOOOOp:ProtocolFactory", (char **)names, &app, &loop,
+    int server_header = 1, date_header = 1, max_fd = 0, make_traceparent = 0, http2_alpn = 0, http2_cleartext = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOUUOppOOOiOsOOOOOOOOOppp:ProtocolFactory", (char **)names, &app, &loop,
                                      &context, &state, &scheme, &root_path, &headers, &server_header, &date_header,
                                      &on_app_error, &on_reject, &access, &max_fd, &on_crowded, &underscore_headers,
                                      &websocket, &tls_info, &proxy, &static_routes, &on_debug, &figures, &duration_bounds,
-                                     &size_bounds, &request_id_field, &make_traceparent) ||
+                                     &size_bounds, &request_id_field, &make_traceparent, &http2_alpn, &http2_cleartext) ||
         !check_arguments(loop, context, state, on_app_error, on_reject) ||
         figures_take(&factory->figures, figures, duration_bounds, size_bounds) < 0 ||
         trace_take(&factory->trace, request_id_field, make_traceparent) < 0)
@@ -248,7 +249,19 @@ take_arguments(Factory *factory, PyObject *args, PyObject *kwargs)
     factory->date_header = date_header != 0;
     factory->underscores = (uint8_t)underscores;
     factory->fixed_fields = encode_fields(headers);
+    factory->http2_alpn = http2_alpn != 0;
+    factory->http2_cleartext = http2_cleartext != 0;
     return factory->scheme == NULL || factory->root_path == NULL || factory->fixed_fields == NULL ? -1 : 0;
+}
+
+/* 0, or -1 with an exception. */
+static int
+make_http2(Factory *factory)
+{
+    if (!factory->http2_alpn && !factory->http2_cleartext)
+        return 0;
+    factory->http2 = http2_shared_new(factory);
+    return factory->http2 == NULL ? -1 : 0;
 }
 
 static PyObject *
@@ -257,7 +270,8 @@ factory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     Factory *factory = factory_allocate(type);
     PyObject *own = kwargs == NULL ? PyDict_New() : PyDict_Copy(kwargs);
     if (factory == NULL || own == NULL || limits_take(&factory->limits, own) < 0 ||
-        take_arguments(factory, args, own) < 0 || make_templates(factory) < 0 || task_prepare(factory) < 0)
+        take_arguments(factory, args, own) < 0 || make_templates(factory) < 0 || make_http2(factory) < 0 ||
+        task_prepare(factory) < 0)
         Py_CLEAR(factory);
     Py_XDECREF(own);
     return (PyObject *)factory;
@@ -288,8 +302,13 @@ factory_tick(PyObject *self, PyObject *unused)
     PyObject *list = factory_open_connections(factory);
     if (list == NULL)
         return NULL;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++)
-        connection_poll_paused((Connection *)PyList_GET_ITEM(list, i));
+    int64_t now_ms = factory_now_ms();
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        Connection *connection = (Connection *)PyList_GET_ITEM(list, i);
+        connection_poll_paused(connection);
+        if (connection->http2 != NULL)
+            http2_look(connection, now_ms);
+    }
     Py_DECREF(list);
     Py_RETURN_NONE;
 }
@@ -425,6 +444,8 @@ factory_dealloc(PyObject *self)
     factory_clear(self);
     CHECK(list_empty(&factory->connections));
     pool_clear(&factory->pool);
+    http2_shared_free(factory->http2);
+    factory->http2 = NULL;
     figures_release(&factory->figures);
     trace_clear(&factory->trace);
     Py_CLEAR(factory->scheme);

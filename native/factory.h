@@ -18,6 +18,7 @@
 struct Cycle;
 struct Parked;
 struct AccessLog;
+struct Http2Shared;
 
 typedef struct Factory {
     PyObject_HEAD
@@ -37,6 +38,9 @@ typedef struct Factory {
     PyObject *tls_info;   /* NULL: no scope has the tls extension */
     PyObject *proxy;      /* forwarded.h; NULL: nobody's word on the client is taken */
     PyObject *on_debug;   /* NULL: http.response.debug is not offered */
+    struct Http2Shared *http2; /* NULL: no connection speaks HTTP/2 */
+    bool http2_alpn;      /* TLS connections that agreed on it do */
+    bool http2_cleartext; /* plain ones that begin with its preface do */
     PyObject *static_routes; /* tuple of (prefix, app), the longest prefix first; NULL: none */
     /* scope */
     PyObject *scheme; /* of a connection without TLS */

@@ -102,6 +102,7 @@ fields_init_names(State *state)
     state->field_transfer_encoding = known_field(state, "transfer-encoding");
     state->field_expect = known_field(state, "expect");
     state->field_host = known_field(state, "host");
+    state->field_cookie = known_field(state, "cookie");
     state->field_upgrade = known_field(state, "upgrade");
     state->field_te = known_field(state, "te");
     state->field_traceparent = known_field(state, "traceparent");
@@ -133,6 +134,23 @@ lower_field_name(const State *state, PyObject *name, bool *is_known)
 }
 
 /* ---- one field ---- */
+
+void
+fields_begin(Connection *connection)
+{
+    connection->field_count = 0;
+    connection->host_count = 0;
+    connection->content_length = -1;
+    connection->coding = CODING_NONE;
+    connection->expectation_failed = false;
+    connection->underscored = false;
+    connection->forwarded = false;
+    connection->wants_upgrade = false;
+    connection->wants_websocket = false;
+    connection->connection_upgrade = false;
+    connection->connection_close = false;
+    connection->connection_keep_alive = false;
+}
 
 /* The coding after one more member of the list. */
 static Coding
@@ -244,25 +262,33 @@ has_underscore(PyObject *name)
 }
 
 int
-fields_take(Connection *connection, Cycle *cycle, PyObject *given_name, PyObject *given_value)
+fields_add(Connection *connection, Cycle *cycle, PyObject *name, bool known, PyObject *value)
 {
-    bool known;
-    PyObject *pair = PyTuple_New(2);
-    if (pair == NULL)
+    PyObject *pair = name == NULL || value == NULL ? NULL : PyTuple_New(2);
+    if (pair == NULL) {
+        Py_XDECREF(name);
+        Py_XDECREF(value);
         return -1;
-    PyObject *name = lower_field_name(connection->factory->state, given_name, &known);
-    PyObject *value = without_trailing_space(given_value);
+    }
     PyTuple_SET_ITEM(pair, 0, name);
     PyTuple_SET_ITEM(pair, 1, value);
-    int result = name == NULL || value == NULL ? -1 : 0;
-    if (result == 0 && known)
+    int result = 0;
+    if (known)
         result = note_field(connection, cycle, name, value);
-    else if (result == 0 && has_underscore(name))
+    else if (has_underscore(name))
         result = judge_underscore(connection);
     if (result == 0)
         result = PyList_Append(cycle->headers, pair);
     Py_DECREF(pair);
     return result < 0 ? -1 : 0;
+}
+
+int
+fields_take(Connection *connection, Cycle *cycle, PyObject *given_name, PyObject *given_value)
+{
+    bool known = false;
+    PyObject *name = lower_field_name(connection->factory->state, given_name, &known);
+    return fields_add(connection, cycle, name, known, name == NULL ? NULL : without_trailing_space(given_value));
 }
 
 /* ---- trailers ---- */
@@ -313,9 +339,8 @@ is_shadow(const State *state, PyObject *names, PyObject *name)
     return result;
 }
 
-/* UNDERSCORES_SAFE. 0, or -1 with an exception. */
-static int
-drop_shadows(const State *state, Cycle *cycle)
+int
+fields_drop_shadows(const State *state, Cycle *cycle)
 {
     PyObject *kept = PyList_New(0);
     PyObject *names = PySet_New(NULL);
@@ -387,7 +412,7 @@ fields_check(Connection *connection, Cycle *cycle)
     char form = PyBytes_AS_STRING(cycle->target)[0];
     if (check_framing(connection, cycle) < 0)
         return -1;
-    if (UNLIKELY(connection->underscored) && drop_shadows(connection->factory->state, cycle) < 0)
+    if (UNLIKELY(connection->underscored) && fields_drop_shadows(connection->factory->state, cycle) < 0)
         return -1;
     return LIKELY(form == '/' || form == '*') ? 0 : put_target_host(connection, cycle);
 }

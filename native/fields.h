@@ -28,6 +28,16 @@ int fields_underscores(const char *name);
 /* Takes one field of the incoming request. 0, or -1: refused. */
 int fields_take(Connection *connection, Cycle *cycle, PyObject *name, PyObject *value);
 
+/* Appends a field whose name is in lower case; `known`: it is the shared object of a common one. Steals both, which may be
+ * NULL with an exception. 0, or -1: refused. */
+int fields_add(Connection *connection, Cycle *cycle, PyObject *name, bool known, PyObject *value);
+
+/* UNDERSCORES_SAFE, of a whole head: drops fields that would pass for others. 0, or -1 with an exception. */
+int fields_drop_shadows(const State *state, Cycle *cycle);
+
+/* Forgets what the last head said. */
+void fields_begin(Connection *connection);
+
 /* A trailer: dropped (RFC 9110 §6.5.1), never merged into the fields. 0, or -1: refused, it frames or routes. */
 int fields_take_trailer(Connection *connection, PyObject *name);
 

@@ -10,8 +10,6 @@
 #include <sys/sendfile.h>
 #include <unistd.h>
 
-/* Up to this, reading costs less than another system call or two. */
-#define SMALL_BYTES 32768
 /* One sendfile(2), and all of them before others get their turn: a disk may be slow. */
 #define SENDFILE_BYTES (1 << 20)
 #define TURN_BYTES (4 << 20)
@@ -56,9 +54,8 @@ limit_transport(Connection *connection, bool limited)
 
 /* ---- pieces ---- */
 
-/* Up to `length` bytes of `fd` from `offset` on. New bytes, shorter only at the end of the file; NULL with an exception. */
-static PyObject *
-read_part(int fd, int64_t offset, int64_t length)
+PyObject *
+file_read_part(int fd, int64_t offset, int64_t length)
 {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
     int64_t taken = 0;
@@ -96,7 +93,7 @@ static Pump
 copy_piece(Connection *connection, File *file, int64_t most)
 {
     int64_t length = file->left < most ? file->left : most;
-    PyObject *bytes = read_part(file->fd, file->offset, length);
+    PyObject *bytes = file_read_part(file->fd, file->offset, length);
     bool whole = bytes != NULL && PyBytes_GET_SIZE(bytes) == length;
     if (bytes == NULL)
         PyErr_Clear();
@@ -282,11 +279,10 @@ file_pump(Connection *connection)
 
 /* ---- taken over ---- */
 
-/* A file that is read at once, as a body like any other. 0, or -1 with an exception. May run Python. */
-static int
-send_small(Cycle *cycle, int fd, int64_t offset, int64_t length, bool more)
+int
+file_send_small(Cycle *cycle, int fd, int64_t offset, int64_t length, bool more)
 {
-    PyObject *bytes = read_part(fd, offset, length);
+    PyObject *bytes = file_read_part(fd, offset, length);
     close(fd);
     if (bytes != NULL && PyBytes_GET_SIZE(bytes) < length) {
         Py_CLEAR(bytes);
@@ -301,8 +297,8 @@ int
 file_send(Cycle *cycle, int fd, int64_t offset, int64_t length, bool more)
 {
     Connection *connection = (Connection *)cycle->stream;
-    if (length <= SMALL_BYTES || cycle->no_body)
-        return send_small(cycle, fd, offset, cycle->no_body ? 0 : length, more);
+    if (length <= FILE_SMALL_BYTES || cycle->no_body)
+        return file_send_small(cycle, fd, offset, cycle->no_body ? 0 : length, more);
     File *file = connection->file == NULL ? PyMem_Malloc(sizeof(File)) : NULL;
     if (file == NULL || http1_begin_body(connection, cycle, length, more) < 0 ||
         (connection->framing == FRAMING_CHUNKED && http1_begin_chunk(connection, length) < 0)) {

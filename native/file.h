@@ -9,6 +9,15 @@
 
 #include "connection.h"
 
+/* Up to this, reading costs less than another system call or two. */
+#define FILE_SMALL_BYTES 32768
+
+/* Up to `length` bytes of `fd` from `offset` on. New bytes, shorter only at the end of the file; NULL with an exception. */
+PyObject *file_read_part(int fd, int64_t offset, int64_t length);
+
+/* A part that is read at once, as a body like any other. 0, or -1 with an exception. May run Python. */
+int file_send_small(Cycle *cycle, int fd, int64_t offset, int64_t length, bool more);
+
 /* Wire.file: sends a part of `fd`, which is taken over. 0, or -1 with an exception. May run Python. */
 int file_send(Cycle *cycle, int fd, int64_t offset, int64_t length, bool more);
 

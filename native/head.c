@@ -94,19 +94,17 @@ head_status_line(Writer *writer, int status)
     return 0;
 }
 
-typedef enum { FIELD_SEND, FIELD_DROP, FIELD_BAD } FieldVerdict;
-
 /* Content-Length once, or the same number again (RFC 9110 §8.6 lets equal values be merged). */
 static FieldVerdict
 judge_content_length(int status, const char *value, size_t length, HeadFacts *facts)
 {
     int64_t number = chars_content_length(value, length);
     if (number < 0)
-        return FIELD_BAD;
+        return FIELD_BAD_LENGTH;
     if (status == 204 || status == 205)
         return FIELD_DROP; /* the wire knows */
     if (facts->content_length >= 0)
-        return facts->content_length == number ? FIELD_DROP : FIELD_BAD;
+        return facts->content_length == number ? FIELD_DROP : FIELD_BAD_LENGTH;
     facts->content_length = number;
     return FIELD_SEND;
 }
@@ -167,89 +165,166 @@ is_pair(PyObject *item)
     return (PyTuple_Check(item) || PyList_Check(item)) && PySequence_Fast_GET_SIZE(item) == 2;
 }
 
-/* Splits one item of the app's list. Both borrowed. 0, or -1 with MessageError and the writer back at `mark`: first, as an
- * exception is an allocation, which may run the app. */
-static int
-unpack_field(const State *state, Writer *writer, WriterMark mark, PyObject *item, PyObject **name, PyObject **value)
+/* Takes one item of the app's list apart: FIELD_SEND, or what is wrong with it. */
+static inline FieldVerdict
+split_field(PyObject *item, HeadField *field)
 {
     PyObject **pair = is_pair(item) ? PySequence_Fast_ITEMS(item) : NULL;
-    if (LIKELY(pair != NULL && PyBytes_Check(pair[0]) && PyBytes_Check(pair[1]))) {
-        *name = pair[0];
-        *value = pair[1];
-        return 0;
-    }
-    writer_rollback(writer, mark);
-    if (pair != NULL)
-        PyErr_Format(state->MessageError, "a header must be two byte strings, not (%.80s, %.80s)",
-                     Py_TYPE(pair[0])->tp_name, Py_TYPE(pair[1])->tp_name);
-    else
-        PyErr_Format(state->MessageError, "each header must be a pair [name, value], not %.80s", Py_TYPE(item)->tp_name);
-    return -1;
+    if (UNLIKELY(pair == NULL || !PyBytes_Check(pair[0]) || !PyBytes_Check(pair[1])))
+        return FIELD_NO_PAIR;
+    *field = (HeadField){PyBytes_AS_STRING(pair[0]), PyBytes_AS_STRING(pair[1]), (size_t)PyBytes_GET_SIZE(pair[0]),
+                         (size_t)PyBytes_GET_SIZE(pair[1])};
+    if (UNLIKELY(!chars_is_token(field->name, field->name_length) || !chars_is_field_value(field->value, field->value_length)))
+        return FIELD_BAD;
+    return FIELD_SEND;
 }
 
-/* Raises HeaderError. repr() of a subclass of bytes may run Python, hence the references. */
+static inline FieldVerdict
+judge_item(int status, PyObject *item, HeadField *field, HeadFacts *facts)
+{
+    FieldVerdict verdict = split_field(item, field);
+    if (UNLIKELY(verdict != FIELD_SEND))
+        return verdict;
+    return judge_field(status, field->name, field->name_length, field->value, field->value_length, facts);
+}
+
+FieldVerdict
+head_judge(int status, PyObject *item, HeadField *field, HeadFacts *facts)
+{
+    return judge_item(status, item, field, facts);
+}
+
+/* What a trailer must not be, besides what fields.c knows: it comes too late to say how the content is to be read. */
+static bool
+is_no_trailer(const char *name, size_t length)
+{
+    return fields_forbid_trailer(name, length) || (length > 8 && chars_equal_lower(name, "content-", 8)) ||
+           (length == 10 && chars_equal_lower(name, "set-cookie", 10));
+}
+
+FieldVerdict
+head_judge_trailer(PyObject *item, HeadField *field, HeadFacts *facts)
+{
+    FieldVerdict verdict = split_field(item, field);
+    if (verdict == FIELD_NO_PAIR)
+        return verdict;
+    if (is_no_trailer(field->name, field->name_length))
+        return FIELD_NO_TRAILER;
+    return verdict != FIELD_SEND ? verdict : judge_item(200, item, field, facts);
+}
+
+bool
+head_judge_link(PyObject *link)
+{
+    return PyBytes_Check(link) && chars_is_field_value(PyBytes_AS_STRING(link), (size_t)PyBytes_GET_SIZE(link));
+}
+
+/* ---- refused ---- */
+
+/* Raises HeaderError for a name or a value that cannot go on any wire. */
 static void
 refuse_field(const State *state, PyObject *name, PyObject *value)
 {
-    Py_INCREF(name);
-    Py_INCREF(value);
     if (!chars_is_token(PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name)))
         PyErr_Format(state->HeaderError, "invalid header name %R: it must be a token (RFC 9110 section 5.1)", name);
     else
         PyErr_Format(state->HeaderError, "invalid value of header %R: %R has a control character (RFC 9110 section 5.5)",
                      name, value);
-    Py_DECREF(name);
-    Py_DECREF(value);
 }
 
 /* Raises HeaderError for what judge_content_length() found bad. */
 static void
-refuse_content_length(const State *state, const char *value, size_t length, const HeadFacts *facts)
+refuse_content_length(const State *state, PyObject *value, const HeadFacts *facts)
 {
-    int64_t number = chars_content_length(value, length);
+    int64_t number = chars_content_length(PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value));
     if (number < 0)
-        PyErr_Format(state->HeaderError, "content-length must be a number of bytes, not '%.40s'", value);
+        PyErr_Format(state->HeaderError, "content-length must be a number of bytes, not '%.40s'", PyBytes_AS_STRING(value));
     else
         PyErr_Format(state->HeaderError, "two content-length headers differ: %lld and %lld",
                      (long long)facts->content_length, (long long)number);
 }
 
-static int
-put_field(const State *state, Writer *writer, WriterMark mark, int status, PyObject *name, PyObject *value,
-          HeadFacts *facts)
+/* Raises MessageError for what is_pair() or the types of its parts refused. */
+static void
+refuse_item(const State *state, PyObject *item)
 {
-    const char *name_text = PyBytes_AS_STRING(name);
-    const char *value_text = PyBytes_AS_STRING(value);
-    size_t name_length = (size_t)PyBytes_GET_SIZE(name);
-    size_t value_length = (size_t)PyBytes_GET_SIZE(value);
-    if (UNLIKELY(!chars_is_token(name_text, name_length) || !chars_is_field_value(value_text, value_length))) {
-        writer_rollback(writer, mark); /* first: repr() may run the app, which may send */
+    if (!is_pair(item))
+        PyErr_Format(state->MessageError, "each header must be a pair [name, value], not %.80s", Py_TYPE(item)->tp_name);
+    else
+        PyErr_Format(state->MessageError, "a header must be two byte strings, not (%.80s, %.80s)",
+                     Py_TYPE(PySequence_Fast_GET_ITEM(item, 0))->tp_name, Py_TYPE(PySequence_Fast_GET_ITEM(item, 1))->tp_name);
+}
+
+void
+head_refuse(const State *state, FieldVerdict verdict, PyObject *item, const HeadFacts *facts)
+{
+    Py_INCREF(item); /* repr() of a subclass of bytes may run Python, which may change the app's list, and its items */
+    if (verdict == FIELD_NO_PAIR) {
+        refuse_item(state, item);
+        Py_DECREF(item);
+        return;
+    }
+    PyObject *name = Py_NewRef(PySequence_Fast_GET_ITEM(item, 0));
+    PyObject *value = Py_NewRef(PySequence_Fast_GET_ITEM(item, 1));
+    if (verdict == FIELD_NO_TRAILER)
+        PyErr_Format(state->HeaderError, "%.80s cannot be a trailer (RFC 9110 section 6.5.1)", PyBytes_AS_STRING(name));
+    else if (verdict == FIELD_BAD_LENGTH)
+        refuse_content_length(state, value, facts);
+    else
         refuse_field(state, name, value);
+    Py_DECREF(name);
+    Py_DECREF(value);
+    Py_DECREF(item);
+}
+
+void
+head_refuse_link(const State *state, PyObject *link)
+{
+    if (!PyBytes_Check(link))
+        PyErr_Format(state->MessageError, "http.response.early_hint: a link must be a byte string, not %.80s",
+                     Py_TYPE(link)->tp_name);
+    else
+        PyErr_SetString(state->HeaderError, "http.response.early_hint: a link has a control character (RFC 9110 section 5.5)");
+}
+
+/* ---- encoded for HTTP/1.1 ---- */
+
+/* Appends one field line. 0, or -1 with MemoryError. */
+static inline int
+put_field(Writer *writer, const HeadField *field)
+{
+    char *to = writer_reserve(writer, field->name_length + field->value_length + 4);
+    if (to == NULL)
         return -1;
-    }
-    switch (judge_field(status, name_text, name_length, value_text, value_length, facts)) {
-    case FIELD_BAD:
-        writer_rollback(writer, mark);
-        refuse_content_length(state, value_text, value_length, facts);
-        return -1;
-    case FIELD_DROP: return 0;
-    case FIELD_SEND: break;
-    }
-    char *to = writer_reserve(writer, name_length + value_length + 4);
-    if (to == NULL) {
-        writer_rollback(writer, mark);
-        return -1;
-    }
-    memcpy(to, name_text, name_length);
-    to += name_length;
+    memcpy(to, field->name, field->name_length);
+    to += field->name_length;
     *to++ = ':';
     *to++ = ' ';
-    memcpy(to, value_text, value_length);
-    to += value_length;
+    memcpy(to, field->value, field->value_length);
+    to += field->value_length;
     *to++ = '\r';
     *to++ = '\n';
     writer_commit(writer, to);
     return 0;
+}
+
+/* One item that was judged: sent, left out, or refused. The output goes back to `mark` before anything is raised: that is an
+ * allocation, which may run the app, which may send. 0, or -1 with an exception. */
+static inline int
+obey(const State *state, Writer *writer, WriterMark mark, FieldVerdict verdict, PyObject *item, const HeadField *field,
+     const HeadFacts *facts)
+{
+    if (LIKELY(verdict == FIELD_SEND)) {
+        if (LIKELY(put_field(writer, field) == 0))
+            return 0;
+        writer_rollback(writer, mark);
+        return -1;
+    }
+    if (verdict == FIELD_DROP)
+        return 0;
+    writer_rollback(writer, mark);
+    head_refuse(state, verdict, item, facts);
+    return -1;
 }
 
 int
@@ -262,40 +337,23 @@ head_encode(const State *state, Writer *writer, int status, PyObject *fields, He
     Py_ssize_t count = PySequence_Fast_GET_SIZE(fields);
     PyObject **items = PySequence_Fast_ITEMS(fields);
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *name;
-        PyObject *value;
-        if (unpack_field(state, writer, mark, items[i], &name, &value) < 0 ||
-            put_field(state, writer, mark, status, name, value, facts) < 0)
+        HeadField field;
+        FieldVerdict verdict = judge_item(status, items[i], &field, facts);
+        if (obey(state, writer, mark, verdict, items[i], &field, facts) < 0)
             return -1;
     }
     return 0;
 }
 
-/* ---- behind and before a response ---- */
-
-/* What a trailer must not be, besides what fields.c knows: it comes too late to say how the content is to be read. */
-static bool
-is_no_trailer(const char *name, size_t length)
-{
-    return fields_forbid_trailer(name, length) || (length > 8 && chars_equal_lower(name, "content-", 8)) ||
-           (length == 10 && chars_equal_lower(name, "set-cookie", 10));
-}
-
 int
 head_encode_trailers(const State *state, Writer *writer, WriterMark mark, PyObject *fields)
 {
-    HeadFacts facts;
+    HeadFacts facts = {.content_length = -1};
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fields); i++) {
-        PyObject *name;
-        PyObject *value;
-        if (unpack_field(state, writer, mark, PySequence_Fast_GET_ITEM(fields, i), &name, &value) < 0)
-            return -1;
-        if (is_no_trailer(PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name))) {
-            writer_rollback(writer, mark);
-            PyErr_Format(state->HeaderError, "%.80s cannot be a trailer (RFC 9110 section 6.5.1)", PyBytes_AS_STRING(name));
-            return -1;
-        }
-        if (put_field(state, writer, mark, 200, name, value, &facts) < 0)
+        HeadField field;
+        PyObject *item = PySequence_Fast_GET_ITEM(fields, i);
+        FieldVerdict verdict = head_judge_trailer(item, &field, &facts);
+        if (obey(state, writer, mark, verdict, item, &field, &facts) < 0)
             return -1;
     }
     return 0;
@@ -306,19 +364,12 @@ head_encode_links(const State *state, Writer *writer, WriterMark mark, PyObject 
 {
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(links); i++) {
         PyObject *link = PySequence_Fast_GET_ITEM(links, i);
-        if (!PyBytes_Check(link)) {
+        if (!head_judge_link(link)) {
             writer_rollback(writer, mark);
-            PyErr_Format(state->MessageError, "http.response.early_hint: a link must be a byte string, not %.80s",
-                         Py_TYPE(link)->tp_name);
+            head_refuse_link(state, link);
             return -1;
         }
-        if (!chars_is_field_value(PyBytes_AS_STRING(link), (size_t)PyBytes_GET_SIZE(link))) {
-            writer_rollback(writer, mark);
-            PyErr_SetString(state->HeaderError, "http.response.early_hint: a link has a control character (RFC 9110 section 5.5)");
-            return -1;
-        }
-        if (writer_copy(writer, "link: ", 6) < 0 ||
-            writer_copy(writer, PyBytes_AS_STRING(link), (size_t)PyBytes_GET_SIZE(link)) < 0 || writer_copy(writer, "\r\n", 2) < 0) {
+        if (put_field(writer, &(HeadField){"link", PyBytes_AS_STRING(link), 4, (size_t)PyBytes_GET_SIZE(link)}) < 0) {
             writer_rollback(writer, mark);
             return -1;
         }

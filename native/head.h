@@ -15,6 +15,23 @@ typedef struct {
     bool event_stream; /* Content-Type: text/event-stream (WHATWG HTML §9.2): it has no end of its own */
 } HeadFacts;
 
+/* One field of the app's, borrowed from its bytes objects. */
+typedef struct {
+    const char *name;
+    const char *value;
+    size_t name_length;
+    size_t value_length;
+} HeadField;
+
+typedef enum {
+    FIELD_SEND,
+    FIELD_DROP,       /* read, not sent: the server frames */
+    FIELD_NO_PAIR,    /* not two byte strings */
+    FIELD_BAD,        /* its name is no token, or its value has a control character */
+    FIELD_BAD_LENGTH, /* a Content-Length that is no number, or another one than before */
+    FIELD_NO_TRAILER,
+} FieldVerdict;
+
 /* RFC 9110 §15 reason phrase for `status`, "" if it has none. */
 const char *head_reason(int status);
 
@@ -36,5 +53,21 @@ int head_encode_trailers(const State *state, Writer *writer, WriterMark mark, Py
 
 /* Appends one Link field (RFC 8288 §3) for each bytes object of `links`. Likewise. */
 int head_encode_links(const State *state, Writer *writer, WriterMark mark, PyObject *links);
+
+/* The same judgement of one item, for a wire that encodes otherwise: fills *field, and what it says into *facts. Runs no
+ * Python, raises nothing. */
+FieldVerdict head_judge(int status, PyObject *item, HeadField *field, HeadFacts *facts);
+
+/* Likewise of an item of trailers. */
+FieldVerdict head_judge_trailer(PyObject *item, HeadField *field, HeadFacts *facts);
+
+/* Whether `link` can be the value of a Link field. */
+bool head_judge_link(PyObject *link);
+
+/* Raises what a verdict behind FIELD_DROP means. May run Python. */
+void head_refuse(const State *state, FieldVerdict verdict, PyObject *item, const HeadFacts *facts);
+
+/* Raises what is wrong with `link`. */
+void head_refuse_link(const State *state, PyObject *link);
 
 #endif

@@ -11,7 +11,6 @@
 #include "file.h"
 #include "head.h"
 #include "output.h"
-#include "trace.h"
 
 #include <sys/socket.h>
 #include <time.h>
@@ -107,33 +106,16 @@ http1_simple_response(Connection *connection, int status, const char *reason, bo
     connection->keep = keep;
 }
 
-/* A head of the app's is encoded: what else is to be known of its fields. Runs no Python. 0, or -1 with MemoryError and the
- * output back at `mark`. */
 static int
-look_at_fields(Connection *connection, Cycle *cycle, PyObject *fields, WriterMark mark)
+http1_accept(Cycle *cycle, PyObject *fields)
 {
-    const Factory *factory = connection->factory;
-    cycle->has_own_id = cycle->request_id != NULL && trace_has_own_id(cycle, fields);
-    if (factory->access_log == NULL)
-        return 0;
-    accesslog_forget(cycle->response_fields);
-    cycle->response_fields = accesslog_capture(factory->access_log, fields);
-    if (cycle->response_fields != NULL || !PyErr_Occurred())
-        return 0;
-    writer_rollback(&connection->out, mark);
-    return -1;
-}
-
-int
-http1_switch(Connection *connection, PyObject *fields)
-{
+    Connection *connection = stream_of(cycle);
     HeadFacts facts;
     WriterMark mark = writer_mark(&connection->out);
-    if (head_encode(connection->factory->state, &connection->out, 101, fields, &facts) < 0 ||
-        look_at_fields(connection, connection->current, fields, mark) < 0)
+    if (head_encode(connection->factory->state, &connection->out, 101, fields, &facts) < 0)
         return -1;
     connection->framing = FRAMING_NONE;
-    if (put_head_end(connection, &facts, -1, true, false) == 0)
+    if (account_head(cycle, fields) == 0 && put_head_end(connection, &facts, -1, true, false) == 0)
         return 0;
     writer_rollback(&connection->out, mark);
     return -1;
@@ -166,9 +148,12 @@ http1_head(Cycle *cycle, int status, PyObject *fields)
     Connection *connection = stream_of(cycle);
     CHECK(connection->current == cycle && !connection->head_open);
     WriterMark mark = writer_mark(&connection->out);
-    if (head_encode(connection->factory->state, &connection->out, status, fields, &cycle->facts) < 0 ||
-        look_at_fields(connection, cycle, fields, mark) < 0)
+    if (head_encode(connection->factory->state, &connection->out, status, fields, &cycle->facts) < 0)
         return -1;
+    if (account_head(cycle, fields) < 0) {
+        writer_rollback(&connection->out, mark);
+        return -1;
+    }
     connection->head_mark = mark;
     connection->head_open = true;
     return 0;
@@ -304,15 +289,6 @@ http1_hint(Cycle *cycle, PyObject *links)
 
 /* ---- when the app fails ---- */
 
-/* What is counted of a simple response that is the cycle's. */
-static void
-answered_by_us(Cycle *cycle, int status)
-{
-    cycle->status = status;
-    cycle->no_body = cycle->head_only;
-    cycle->body_sent = strlen(head_reason(status));
-}
-
 static void
 http1_fail(Cycle *cycle)
 {
@@ -325,7 +301,7 @@ http1_fail(Cycle *cycle)
     cycle->has_own_id = false;
     accesslog_forget(cycle->response_fields);
     cycle->response_fields = NULL;
-    answered_by_us(cycle, 500);
+    account_answered(cycle, 500);
     http1_simple_response(connection, 500, head_reason(500), cycle->head_only, cycle->version_10,
                           decide_keep(connection, cycle));
     connection_response_done(connection, cycle);
@@ -340,7 +316,7 @@ http1_refuse(Connection *connection, Cycle *cycle, int status)
 {
     CHECK(connection->current == cycle && !cycle->started && !connection->head_open);
     cycle->response = RESPONSE_DONE;
-    answered_by_us(cycle, status);
+    account_answered(cycle, status);
     http1_simple_response(connection, status, head_reason(status), cycle->head_only, cycle->version_10,
                           decide_keep(connection, cycle));
     connection_response_done(connection, cycle);
@@ -436,6 +412,7 @@ const Wire http1_wire = {
     .file = file_send,
     .trailers = http1_trailers,
     .hint = http1_hint,
+    .accept = http1_accept,
     .fail = http1_fail,
     .cut = http1_cut,
     .want_body = http1_want_body,

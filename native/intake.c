@@ -9,6 +9,7 @@
 #include "account.h"
 #include "feed.h"
 #include "forwarded.h"
+#include "http2.h"
 #include "head.h"
 #include "output.h"
 #include "scope.h"
@@ -88,8 +89,8 @@ void
 connection_adjust_reading(Connection *connection)
 {
     const State *state = connection->factory->state;
-    bool pause = connection->websocket != NULL
-                     ? websocket_pauses(connection)
+    bool pause = connection->websocket != NULL ? websocket_pauses(connection)
+                 : connection->http2 != NULL   ? http2_pauses(connection)
                      : unparsed_bytes(connection) > connection->factory->limits.pipelined ||
                            (connection->receiving != NULL && must_hold(connection));
     pause &= !connection->lingering;
@@ -97,8 +98,10 @@ connection_adjust_reading(Connection *connection)
         connection->reading_paused = pause;
         connection_call_transport(connection, pause ? state->names.pause_reading : state->names.resume_reading);
     }
-    if (connection->websocket == NULL)
+    if (connection->websocket == NULL && connection->http2 == NULL)
         deadline_after_input(connection);
+    if (connection->tunnelled)
+        tunnel_taken(connection, unparsed_bytes(connection));
 }
 
 void
@@ -106,7 +109,8 @@ connection_poll_paused(Connection *connection)
 {
     /* Of a reset that comes together with bytes, a TLS transport hears on uvloop that there is something to read, once.
      * It reads the bytes. */
-    bool unsure = connection->secure && (connection->current != NULL || !connection->served_any);
+    bool busy = connection->current != NULL || (connection->http2 != NULL && http2_stream_count(connection) > 0);
+    bool unsure = connection->secure && (busy || !connection->served_any);
     if (!(connection->reading_paused || unsure) || connection->output_closed || connection->queue_fd < 0)
         return;
     struct pollfd ask = {.fd = connection->queue_fd, .events = POLLRDHUP};
@@ -135,7 +139,8 @@ bool
 connection_is_idle(const Connection *connection)
 {
     if (connection->current != NULL || connection->incoming != NULL || connection->partial_line != NULL ||
-        connection->unparsed != NULL || connection->discarding || connection->corked || connection->websocket != NULL)
+        connection->unparsed != NULL || connection->discarding || connection->corked || connection->websocket != NULL ||
+        connection->http2 != NULL)
         return false;
     return !connection_has_unread(connection);
 }
@@ -256,6 +261,38 @@ with_partial_line(Connection *connection, PyObject *data)
     return partial;
 }
 
+/* A plain connection whose first bytes are the preface speaks HTTP/2 (RFC 9113 §3.3). Whether these are taken care of. May run
+ * Python. */
+static bool
+take_preface(Connection *connection, PyObject *whole)
+{
+    int begins = http2_begins(whole);
+    if (begins < 0)
+        return false;
+    if (begins == 0) {
+        Py_XSETREF(connection->partial_line, Py_NewRef(whole));
+        deadline_after_input(connection);
+        return true;
+    }
+    if (http2_begin(connection) < 0) {
+        PyErr_WriteUnraisable((PyObject *)connection);
+        connection_abort(connection);
+    }
+    else {
+        http2_data_received(connection, whole);
+    }
+    return true;
+}
+
+/* Whether the preface may still come. */
+static bool
+may_be_http2(const Connection *connection)
+{
+    return connection->factory->http2_cleartext && !connection->secure && !connection->tunnelled &&
+           connection->request_count == 0 && connection->input == INPUT_LINE && connection->current == NULL &&
+           !connection->served_any;
+}
+
 PyObject *
 connection_data_received(PyObject *self, PyObject *data)
 {
@@ -272,6 +309,9 @@ connection_data_received(PyObject *self, PyObject *data)
     if (connection->websocket != NULL) {
         websocket_data_received(connection, data);
     }
+    else if (connection->http2 != NULL) {
+        http2_data_received(connection, data);
+    }
     else if (connection->unparsed != NULL || connection->running || connection->feeding) {
         connection_hold_later(connection, data);
         if (connection->running || connection->feeding)
@@ -284,9 +324,11 @@ connection_data_received(PyObject *self, PyObject *data)
             Py_DECREF(connection);
             return NULL;
         }
-        output_cork(connection);
-        connection_feed(connection, whole, 0);
-        output_uncork(connection);
+        if (LIKELY(!may_be_http2(connection)) || !take_preface(connection, whole)) {
+            output_cork(connection);
+            connection_feed(connection, whole, 0);
+            output_uncork(connection);
+        }
         Py_DECREF(whole);
     }
     connection_check(connection);
@@ -296,9 +338,8 @@ connection_data_received(PyObject *self, PyObject *data)
 
 /* ---- the app ---- */
 
-/* The app that serves the target's path instead of the factory's; NULL: none does. Borrowed. */
-static PyObject *
-static_app(const Cycle *cycle)
+PyObject *
+intake_static_app(const Cycle *cycle)
 {
     PyObject *routes = cycle->factory->static_routes;
     Py_ssize_t length;
@@ -353,7 +394,7 @@ connection_run(Connection *connection)
     else {
         PyObject *scope = request_scope(connection, cycle);
         if (UNLIKELY(factory->static_routes != NULL))
-            cycle->app = static_app(cycle);
+            cycle->app = intake_static_app(cycle);
         if (scope != NULL)
             cycle_start(cycle, scope);
     }
@@ -372,8 +413,11 @@ connection_resume(PyObject *self, PyObject *unused)
     if (connection->transport == NULL || connection->closing)
         Py_RETURN_NONE;
     Py_INCREF(connection);
-    if (connection->websocket != NULL) {
-        websocket_resume(connection);
+    if (connection->websocket != NULL || connection->http2 != NULL) {
+        if (connection->http2 != NULL)
+            http2_resume(connection);
+        else
+            websocket_resume(connection);
         connection_check(connection);
         Py_DECREF(connection);
         Py_RETURN_NONE;

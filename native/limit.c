@@ -4,7 +4,7 @@
 /* 24 days: a time multiplied by a rate, and one added to a clock, cannot overflow. */
 #define LONGEST_MS INT32_MAX
 
-typedef enum { AT_MOST, MILLISECONDS, RATE } Kind;
+typedef enum { AT_MOST, MILLISECONDS, RATE, SETTING } Kind;
 
 static const struct {
     const char *name;
@@ -34,11 +34,21 @@ static const struct {
     {"ws_ping_timeout_ms", offsetof(Limits, ws_ping_timeout_ms), MILLISECONDS, 0},
     {"ws_idle_ms", offsetof(Limits, ws_idle_ms), MILLISECONDS, 0},
     {"ws_close_ms", offsetof(Limits, ws_close_ms), MILLISECONDS, 0},
+    {"http2_max_concurrent_streams", offsetof(Limits, http2_max_concurrent_streams), SETTING, 128},
+    {"http2_initial_stream_window_size", offsetof(Limits, http2_initial_stream_window_size), SETTING, 262144},
+    {"http2_initial_connection_window_size", offsetof(Limits, http2_initial_connection_window_size), SETTING, 1048576},
+    {"http2_max_frame_size", offsetof(Limits, http2_max_frame_size), SETTING, 16384},
+    {"http2_max_header_list_size", offsetof(Limits, http2_max_header_list_size), SETTING, 65536},
+    {"http2_header_table_size", offsetof(Limits, http2_header_table_size), SETTING, 4096},
+    {"http2_ping_interval_ms", offsetof(Limits, http2_ping_interval_ms), MILLISECONDS, 0},
+    {"http2_ping_timeout_ms", offsetof(Limits, http2_ping_timeout_ms), MILLISECONDS, 0},
 };
 
 static int64_t
-normalised(Kind kind, long long value)
+normalised(Kind kind, long long value, int64_t otherwise)
 {
+    if (kind == SETTING) /* an unsigned number of 31 bits on the wire */
+        return value <= 0 ? otherwise : value > INT32_MAX ? INT32_MAX : value;
     if (kind == AT_MOST)
         return value > 0 ? value : INT64_MAX;
     if (value < 0)
@@ -63,7 +73,7 @@ limits_take(Limits *limits, PyObject *kwargs)
         Py_XDECREF(name);
         if (PyErr_Occurred())
             return -1;
-        *(int64_t *)((char *)limits + LIMITS[i].offset) = normalised(LIMITS[i].kind, value);
+        *(int64_t *)((char *)limits + LIMITS[i].offset) = normalised(LIMITS[i].kind, value, LIMITS[i].otherwise);
     }
     return 0;
 }

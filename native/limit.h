@@ -31,6 +31,16 @@ typedef struct {
     int64_t ws_ping_timeout_ms;
     int64_t ws_idle_ms;
     int64_t ws_close_ms;
+    /* HTTP/2 (RFC 9113 §6.5.2): what our SETTINGS say. */
+    int64_t http2_max_concurrent_streams;
+    int64_t http2_initial_stream_window_size;     /* bytes */
+    int64_t http2_initial_connection_window_size; /* bytes */
+    int64_t http2_max_frame_size;                 /* bytes */
+    int64_t http2_max_header_list_size;           /* bytes */
+    int64_t http2_header_table_size;              /* bytes */
+    /* Times. 0: never. */
+    int64_t http2_ping_interval_ms;
+    int64_t http2_ping_timeout_ms;
 } Limits;
 
 /* Fills *limits from the arguments that it knows, and removes those from `kwargs` (a dict of the caller's own). 0, or -1

@@ -30,8 +30,8 @@ line_may_begin(const char *text, size_t length)
     return end < 0 ? -end : 0;
 }
 
-static LineMethod
-method_number(const char *text, size_t length)
+LineMethod
+line_method(const char *text, size_t length)
 {
 #define X(name)                                                                                                        \
     if (length == sizeof(#name) - 1 && memcmp(text, #name, sizeof(#name) - 1) == 0)                                   \
@@ -54,8 +54,8 @@ check_version(const char *text, bool *version_10)
 }
 
 /* RFC 9112 §3.2, as far as it is about the form; which characters a URI may have is httptools' to say. */
-static bool
-is_target(const char *text, size_t length, LineMethod method)
+bool
+line_is_target(const char *text, size_t length, LineMethod method)
 {
     if (length == 0 || memchr(text, ' ', length) != NULL || memchr(text, '#', length) != NULL)
         return false;
@@ -79,10 +79,10 @@ line_check(const char *text, size_t length, RequestLine *line)
         return status;
     if (method == 7 && memcmp(text, "CONNECT", 7) == 0)
         return 501; /* RFC 9110 §9.3.6: we are no proxy */
-    line->method = method_number(text, (size_t)method);
+    line->method = line_method(text, (size_t)method);
     line->method_length = (size_t)method;
     line->target_length = length - VERSION_BYTES - (size_t)method - 1;
-    return is_target(text + method + 1, line->target_length, line->method) ? 0 : 400;
+    return line_is_target(text + method + 1, line->target_length, line->method) ? 0 : 400;
 }
 
 size_t

@@ -38,6 +38,12 @@ int line_check(const char *text, size_t length, RequestLine *line);
  * looks at the method only. */
 int line_may_begin(const char *text, size_t length);
 
+/* The number of a method. */
+LineMethod line_method(const char *text, size_t length);
+
+/* Whether `text` has the form of a request target for that method (RFC 9112 §3.2). */
+bool line_is_target(const char *text, size_t length, LineMethod method);
+
 /* The offset behind the first CRLF CRLF in `text`, or 0: there is none. `*matched` is how many bytes of one (0-3) the bytes
  * before `text` ended with; it is updated, so that the answer does not depend on how the bytes are cut. */
 size_t line_head_end(const char *text, size_t length, unsigned *matched);

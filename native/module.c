@@ -8,6 +8,7 @@
  *   ws_frame ws_mask    pure leaves of WebSocket
  *   websocket ws_*      WebSocket: handshake, the way in, receive and send, the end
  *   connection          the asyncio.Protocol; intake and request: the way in; http1: out; ending: the end
+ *   http2 http2_* tunnel  HTTP/2 on nghttp2, and WebSocket over it
  *   figures trace       what is counted; who a request is
  *   accesslog access_ops escape account   the access log; what is counted and logged of a request
  *   factory             what the connections of one worker share
@@ -20,6 +21,7 @@
 #include "cycle.h"
 #include "factory.h"
 #include "fields.h"
+#include "http2.h"
 #include "request.h"
 #include "task.h"
 #include "websocket.h"
@@ -91,6 +93,9 @@ init_types(PyObject *module, State *state)
         {&state->receive_type, &receive_spec}, {&state->ready_type, &ready_spec},
         {&state->waiter_type, &waiter_spec},   {&state->parked_type, &parked_spec},
         {&state->websocket_type, &websocket_spec}, {&state->accesslog_type, &accesslog_spec},
+#ifdef SHARDSERVE_NGHTTP2
+        {&state->tunnel_type, &http2_tunnel_spec},
+#endif
     };
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         *types[i].slot = (PyTypeObject *)PyType_FromModuleAndSpec(module, types[i].spec, NULL);
@@ -115,7 +120,10 @@ module_exec(PyObject *module)
 #endif
     if (init_names(state) < 0 || init_imports(state) < 0 || init_types(module, state) < 0)
         return -1;
-    return PyModule_AddObjectRef(module, "debug_build", debug);
+    PyObject *version = http2_version();
+    int result = version == NULL ? -1 : PyModule_AddObjectRef(module, "nghttp2_version", version);
+    Py_XDECREF(version);
+    return result < 0 ? -1 : PyModule_AddObjectRef(module, "debug_build", debug);
 }
 
 #define STATE_OBJECTS(X)                                                                           \
@@ -140,6 +148,7 @@ module_exec(PyObject *module)
     X(field_transfer_encoding)                                                                     \
     X(field_expect)                                                                                \
     X(field_host)                                                                                  \
+    X(field_cookie)                                                                                \
     X(field_te)                                                                                    \
     X(field_upgrade)                                                                               \
     X(field_traceparent)                                                                           \
@@ -153,7 +162,8 @@ module_exec(PyObject *module)
     X(waiter_type)                                                                                 \
     X(parked_type)                                                                                 \
     X(websocket_type)                                                                              \
-    X(accesslog_type)
+    X(accesslog_type)                                                                              \
+    X(tunnel_type)
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)

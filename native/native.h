@@ -64,6 +64,8 @@
     X(http_response_body, "http.response.body")                                                    \
     X(version_10, "1.0")                                                                           \
     X(version_11, "1.1")                                                                           \
+    X(version_2, "2")                                                                              \
+    X(selected_alpn_protocol, "selected_alpn_protocol")                                            \
     X(outcome_500, "500 sent")                                                                     \
     X(outcome_cut, "connection closed early")                                                      \
     X(outcome_done, "response already sent")                                                       \
@@ -157,6 +159,7 @@ typedef struct {
     PyTypeObject *parked_type;
     PyTypeObject *websocket_type;
     PyTypeObject *accesslog_type;
+    PyTypeObject *tunnel_type; /* NULL: there is no HTTP/2 */
     /* the one ready awaitable whose result is None */
     PyObject *ready_none;
     PyObject *empty_bytes;
@@ -183,6 +186,7 @@ typedef struct {
     PyObject *field_transfer_encoding;
     PyObject *field_expect;
     PyObject *field_host;
+    PyObject *field_cookie;
     PyObject *field_upgrade;
     PyObject *field_te;
     PyObject *field_traceparent;

@@ -3,6 +3,7 @@
 
 #include "await.h"
 #include "file.h"
+#include "http2.h"
 
 /* ---- how much the transport takes ---- */
 
@@ -31,6 +32,12 @@ output_resume_writing(PyObject *self, PyObject *unused)
         connection_check(connection);
         Py_DECREF(connection);
         Py_RETURN_NONE;
+    }
+    if (connection->http2 != NULL && connection->transport != NULL) {
+        Py_INCREF(connection);
+        http2_writable(connection);
+        connection_check(connection);
+        Py_DECREF(connection);
     }
     if (connection->unparsed != NULL)
         connection_schedule_resume(connection); /* it waits for its output to be gone */
@@ -142,7 +149,7 @@ output_flush(Connection *connection)
     if (connection->flushing)
         return; /* whoever flushes will see this output, too */
     connection->flushing = true;
-    while (connection->out.block != NULL) {
+    while (connection->out.block != NULL || (connection->http2 != NULL && http2_fill(connection))) {
         if (!connection->head_open) {
             send_output(connection);
             continue;
@@ -152,6 +159,8 @@ output_flush(Connection *connection)
         break;
     }
     connection->flushing = false;
+    if (connection->http2 != NULL)
+        http2_settle(connection);
     if (connection->close_after && !connection->closing && !connection->lingering)
         connection_close(connection);
 }

@@ -2,6 +2,7 @@
 #include "connection.h"
 
 #include "head.h"
+#include "http2.h"
 #include "trace.h"
 
 void
@@ -36,6 +37,16 @@ void
 connection_reject(Connection *connection, int status, const char *reason)
 {
     CHECK(!connection->feeding);
+    if (connection->tunnelled) { /* no place for an answer of HTTP/1.1 */
+        connection_report(connection, 0, reason);
+        connection_abort(connection);
+        connection_gone(connection);
+        return;
+    }
+    if (connection->http2 != NULL) {
+        http2_reject(connection, reason);
+        return;
+    }
     if (connection->close_after)
         return; /* the last response has been written: what is behind it does not matter */
     bool head_only = is_head(connection);

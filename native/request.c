@@ -61,20 +61,9 @@ request_on_message_begin(PyObject *self, PyObject *unused)
         return NULL;
     }
     connection->input = INPUT_HEAD;
-    connection->field_count = 0;
     connection->body_overhead = 0;
     connection->body_received = 0;
-    connection->host_count = 0;
-    connection->content_length = -1;
-    connection->coding = CODING_NONE;
-    connection->expectation_failed = false;
-    connection->underscored = false;
-    connection->forwarded = false;
-    connection->wants_upgrade = false;
-    connection->wants_websocket = false;
-    connection->connection_upgrade = false;
-    connection->connection_close = false;
-    connection->connection_keep_alive = false;
+    fields_begin(connection);
     Cycle *cycle = cycle_new(connection->factory, &http1_wire, self);
     if (cycle == NULL)
         return NULL;

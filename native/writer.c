@@ -121,18 +121,23 @@ writer_copy(Writer *writer, const char *data, size_t length)
 }
 
 int
-writer_body(Writer *writer, PyObject *bytes)
+writer_slice(Writer *writer, PyObject *bytes, size_t offset, size_t length)
 {
-    size_t length = (size_t)PyBytes_GET_SIZE(bytes);
     Block *block = writer->block;
     if (length <= WRITER_COPY_BYTES || (block != NULL && block->segments >= WRITER_SEGMENTS - 1))
-        return writer_copy(writer, PyBytes_AS_STRING(bytes), length);
+        return writer_copy(writer, PyBytes_AS_STRING(bytes) + offset, length);
     if (writer_reserve(writer, 0) == NULL)
         return -1;
     block = writer->block;
-    block->segment[block->segments++] = (Segment){Py_NewRef(bytes), 0, length};
+    block->segment[block->segments++] = (Segment){Py_NewRef(bytes), offset, length};
     writer->total += length;
     return 0;
+}
+
+int
+writer_body(Writer *writer, PyObject *bytes)
+{
+    return writer_slice(writer, bytes, 0, (size_t)PyBytes_GET_SIZE(bytes));
 }
 
 WriterMark
@@ -249,7 +254,7 @@ segment_object(const Block *block, const Segment *segment)
 {
     if (segment->owner == NULL)
         return PyBytes_FromStringAndSize(block->arena + segment->offset, (Py_ssize_t)segment->length);
-    if (segment->offset == 0)
+    if (segment->offset == 0 && segment->length == (size_t)PyBytes_GET_SIZE(segment->owner))
         return Py_NewRef(segment->owner);
     PyObject *view = PyMemoryView_FromObject(segment->owner);
     if (view == NULL)

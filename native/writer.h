@@ -65,6 +65,9 @@ int writer_copy(Writer *writer, const char *data, size_t length);
 /* Appends a bytes object: copied if short, else a new reference is kept. 0, or -1 with MemoryError. */
 int writer_body(Writer *writer, PyObject *bytes);
 
+/* The same of a part of it. */
+int writer_slice(Writer *writer, PyObject *bytes, size_t offset, size_t length);
+
 /* The present end of the output. */
 WriterMark writer_mark(const Writer *writer);
 

@@ -214,6 +214,8 @@ websocket_deadline(Connection *connection)
     default:
         output_cork(connection);
         websocket_end(connection, websocket, WS_CODE_ABNORMAL, NULL, false);
+        if (connection->tunnelled && deadline_held_bytes(connection) > 0)
+            connection_abort(connection); /* END_STREAM would wait for a window that the client keeps shut */
         output_uncork(connection);
         break;
     }

@@ -94,7 +94,7 @@ websocket_run(Connection *connection, Cycle *cycle)
             Py_DECREF(answered);
             return;
         }
-        if (status == 101)
+        if (status == (cycle->version_2 ? 200 : 101)) /* RFC 8441 §5 */
             cycle->websocket = websocket_new(factory, fields, extensions);
         else
             PyErr_Format(PyExc_TypeError, "the WebSocket engine's open() gave %R", answered);
@@ -213,7 +213,7 @@ take_over(Connection *connection, Cycle *cycle)
     Py_CLEAR(websocket->fields);
     Py_XSETREF(connection->websocket, (WebSocket *)Py_NewRef(websocket));
     cycle->response = RESPONSE_DONE;
-    cycle->status = 101;
+    cycle->status = cycle->version_2 ? 200 : 101;
     deadline_start(connection, DEADLINE_WS_PING);
     deadline_watch_idle(connection);
     figures_add(&connection->factory->figures, FIGURE_websockets_accepted);
@@ -232,7 +232,7 @@ websocket_accept(Cycle *cycle, PyObject *message)
         result = -1;
     }
     if (result == 0)
-        result = http1_switch(connection, fields);
+        result = cycle->wire->accept(cycle, fields);
     Py_XDECREF(fields);
     if (result == 0) {
         take_over(connection, cycle);

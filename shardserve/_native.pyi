@@ -11,7 +11,15 @@ from typing import Any, final
 
 from .types import ASGIApp, ProxyPolicy, WebSocketEngine
 
-__all__ = ["AccessLog", "Connection", "ProtocolFactory", "debug_build", "figure_names", "methods"]
+__all__ = [
+    "AccessLog",
+    "Connection",
+    "ProtocolFactory",
+    "debug_build",
+    "figure_names",
+    "methods",
+    "nghttp2_version",
+]
 
 debug_build: bool
 """True when the invariant checks (CHECK) are compiled in."""
@@ -21,6 +29,9 @@ figure_names: tuple[str, ...]
 
 methods: tuple[str, ...]
 """The methods that have figures of their own, in their order: ``stats.METHODS``."""
+
+nghttp2_version: str | None
+"""The library that speaks HTTP/2, as it is loaded ("1.52.0"); None: built without it."""
 
 Client = tuple[str, int] | None
 
@@ -65,7 +76,7 @@ class AccessLog:
 
 @final
 class Connection:
-    """One connection, HTTP/1.1 or WebSocket: the asyncio.Protocol and the httptools callbacks.
+    """One connection, HTTP/1.1, HTTP/2 or WebSocket: the asyncio.Protocol and the httptools callbacks.
 
     Made by the factory only.
     """
@@ -131,6 +142,16 @@ class ProtocolFactory:
         ws_ping_timeout_ms: int = 0,
         ws_idle_ms: int = 0,
         ws_close_ms: int = 0,
+        http2: bool = False,
+        http2_cleartext: bool = False,
+        http2_max_concurrent_streams: int = 0,
+        http2_initial_stream_window_size: int = 0,
+        http2_initial_connection_window_size: int = 0,
+        http2_max_frame_size: int = 0,
+        http2_max_header_list_size: int = 0,
+        http2_header_table_size: int = 0,
+        http2_ping_interval_ms: int = 0,
+        http2_ping_timeout_ms: int = 0,
     ) -> None:
         """``context``: copied for every request; None gives every request an empty context.
         ``scheme``: of connections without TLS. A transport that has an ``ssl_object`` has TLS: https.
@@ -204,6 +225,21 @@ class ProtocolFactory:
         ``ws_ping_interval_ms``, ``ws_ping_timeout_ms``: a ping after so long, and nothing at all from the
         client for so long behind it: 1011. ``ws_idle_ms``: no message either way (to a quarter more): 1001.
         ``ws_close_ms``: for the client's answer to our close frame. 0 is never.
+
+        HTTP/2 (RFC 9113). The limits and times above apply to it, each refusal being the response of one
+        stream; a connection that is ended for its client's conduct is one ``on_reject`` with status 0.
+        ``http2``: spoken where the transport's ``ssl_object`` has selected "h2" (ALPN).
+        ``http2_cleartext``: spoken without TLS by connections that begin with the client preface.
+        Raises ValueError for either where ``nghttp2_version`` is None. 0 (or less) is the default below,
+        and for the pings never.
+        ``http2_max_concurrent_streams`` (128): also counts what apps still do for streams that were reset.
+        ``http2_initial_stream_window_size`` (262,144), ``http2_initial_connection_window_size`` (1,048,576):
+        bytes of request bodies that no app has received yet.
+        ``http2_max_frame_size`` (16,384): of what a client sends.
+        ``http2_max_header_list_size`` (65,536): RFC 9113 §10.5.1; else 431.
+        ``http2_header_table_size`` (4096): what the HPACK decoder keeps.
+        ``http2_ping_interval_ms``: a PING over a connection with streams that was silent so long.
+        ``http2_ping_timeout_ms``: for its answer; the connection is cut.
         """
 
     def __call__(self) -> Connection:

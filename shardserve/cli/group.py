@@ -85,17 +85,21 @@ class CommandTable(click.Group):
 
 
 def version_text() -> str:
-    """``shardserve 0.1.0 with CPython 3.11.2, uvloop 0.21.0, httptools 0.7.1, OpenSSL 3.0.17 on Linux``, and
-    aiofastnet before OpenSSL where it is installed.
+    """``shardserve 0.1.0 with CPython 3.11.2, uvloop 0.21.0, httptools 0.7.1, nghttp2 1.52.0, aiofastnet
+    1.2.0, OpenSSL 3.0.17 on Linux``; nghttp2 and aiofastnet where they are there.
     """
     # Here, not above: they take a third of the time that ``--help`` takes.
     import ssl
     from importlib import metadata
 
+    from .. import _native
+
     parts = [f"{platform.python_implementation()} {platform.python_version()}"]
-    for name in ("uvloop", "httptools", "aiofastnet"):
+    for name in ("uvloop", "httptools", "nghttp2", "aiofastnet"):
         with suppress(metadata.PackageNotFoundError):
-            parts.append(f"{name} {metadata.version(name)}")
+            version = _native.nghttp2_version if name == "nghttp2" else metadata.version(name)
+            if version is not None:
+                parts.append(f"{name} {version}")
     # "OpenSSL 3.0.17 1 Jul 2025": the date is of no use to anybody.
     parts.append(" ".join(ssl.OPENSSL_VERSION.split()[:2]))
     return f"shardserve {__version__} with {', '.join(parts)} on {platform.system()}"

@@ -24,6 +24,7 @@ from typing import Any
 from ..errors import ConfigError
 from .declared.application import Application, Development
 from .declared.edge import TLS, Proxies
+from .declared.http2 import Http2
 from .declared.limits import Limits, Timeouts
 from .declared.logs import Control, Logs, Metrics
 from .declared.processes import Address, Processes, Recycling
@@ -39,16 +40,16 @@ __all__ = [
 
 # Sections of --help and of the reference, in this order.
 GROUPS = (
-    Application, Address, TLS, Proxies, Processes, Recycling, Development, Limits, Timeouts, WebSocket,
-    Control, Logs, Metrics, Responses, Uvicorn,
+    Application, Address, TLS, Proxies, Processes, Recycling, Development, Limits, Timeouts, Http2,
+    WebSocket, Control, Logs, Metrics, Responses, Uvicorn,
 )  # fmt: skip
 
 
 # A dataclass takes the fields of its last base first.
 @dataclass(frozen=True, slots=True)
 class Config(
-    Uvicorn, Responses, Metrics, Logs, Control, WebSocket, Timeouts, Limits, Development, Recycling,
-    Processes, Proxies, TLS, Address, Application,
+    Uvicorn, Responses, Metrics, Logs, Control, WebSocket, Http2, Timeouts, Limits, Development,
+    Recycling, Processes, Proxies, TLS, Address, Application,
 ):  # fmt: skip
     """Every setting of one server. Raises ConfigError, naming every wrong field, if it is not valid."""
 

@@ -24,7 +24,6 @@ _WEBSOCKETS = "WebSockets are served by shardserve itself"
 _CHOICES: Mapping[str, tuple[tuple[object, ...], str]] = {
     "loop": (("auto", "uvloop"), "every worker runs uvloop"),
     "http": (("auto", "httptools"), _PARSER),
-    "http2": ((False,), "HTTP/2 is not served yet; clients speak HTTP/1.1"),
     "h11_max_incomplete_event_size": (
         (None,),
         f"{_PARSER}; limit-request-line and limit-request-head say how large a head may be",

@@ -34,7 +34,9 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
 from .. import control
+from ..config.model import BY_ATTRIBUTE
 from ..config.model import Config as Settings
+from ..config.values import Integer, Size
 from ..errors import ShardserveError
 from ..observe import uncaught
 from ..worker.bootstrap import close_loop, leave
@@ -59,8 +61,14 @@ _UNUSED = {
     "post_request": "no Python runs after a request; use a middleware",
     "statsd_host": "requests are not counted for statsd; use a middleware",
     "secure_scheme_headers": "X-Forwarded-Proto and Forwarded say the scheme",
-    "http_protocols": "clients speak HTTP/1.1",
     "protocol": "clients speak HTTP",
+}
+# gunicorn's settings of HTTP/2 that are ours by another name, where they are not left at its defaults.
+_HTTP2 = {
+    "http2_max_concurrent_streams": "http2_max_concurrent_streams",
+    "http2_initial_window_size": "http2_initial_stream_window_size_bytes",
+    "http2_max_frame_size": "http2_max_frame_size_bytes",
+    "http2_max_header_list_size": "http2_max_header_list_size_bytes",
 }
 
 
@@ -78,6 +86,8 @@ class ShardWorker(Worker):  # type: ignore[misc]
                 log.warning("%s has no effect with %s: %s.", name, cls.__name__, instead)
         if cfg.proxy_protocol not in ("off", False) and not _is_default(cfg, "proxy_allow_ips"):
             log.warning("proxy_allow_ips has no effect with %s: forwarded_allow_ips says it.", cls.__name__)
+        if getattr(cfg, "http2_cleartext", "off") in ("upgrade", "both"):
+            log.warning("http2_cleartext: %s takes prior knowledge only, not Upgrade: h2c.", cls.__name__)
 
     def init_process(self) -> None:
         """In the fresh process. The loop is set first, for an app that asks for it at import."""
@@ -149,6 +159,7 @@ class ShardWorker(Worker):  # type: ignore[misc]
             # Before 24 it was a switch, for version 1.
             "proxy_protocol": {False: "off", True: "v1"}.get(cfg.proxy_protocol, cfg.proxy_protocol),
             **self._newer(),
+            **self._http2(),
             **self._tls(),
         }
         return found | self.CONFIG_KWARGS
@@ -165,6 +176,21 @@ class ShardWorker(Worker):  # type: ignore[misc]
         }
         if "header_map" in self.cfg.settings:
             found["underscore_headers"] = _UNDERSCORES[self.cfg.header_map]
+        return found
+
+    def _http2(self) -> dict[str, Any]:
+        cfg = self.cfg
+        if "h2" not in getattr(cfg, "http_protocols", ()):
+            return {}
+        cleartext = not cfg.is_ssl and getattr(cfg, "http2_cleartext", "off") in ("prior-knowledge", "both")
+        found: dict[str, Any] = {"http2": True, "http2_cleartext": cleartext}
+        for theirs, ours in _HTTP2.items():
+            if theirs in cfg.settings and not _is_default(cfg, theirs):
+                kind = BY_ATTRIBUTE[ours].kind
+                assert isinstance(kind, Integer | Size)
+                # gunicorn's 0 is no limit.
+                wanted, most = getattr(cfg, theirs), kind.high or sys.maxsize
+                found[ours] = max(kind.low, min(wanted or most, most))
         return found
 
     def _tls(self) -> dict[str, Any]:

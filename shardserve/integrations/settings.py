@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..asgi import interface
 from ..asgi.importer import load_app, made
 from ..asgi.lifespan import Lifespan
-from ..config import envfile
+from ..config import envfile, http2
 from ..config.addresses import FdBind, TcpBind, UnixBind
 from ..config.load import from_keywords
 from ..config.model import SETTINGS
@@ -96,6 +96,8 @@ class Config:
         # The loop is not among them: here it is what Uvicorn's is.
         for text in compatibility_warnings(dataclasses.replace(settings, loop="auto")):
             warn_once(text)
+        if (unused := http2.warning(settings, tls=self.is_ssl)) is not None:
+            warn_once(unused)
         envfile.apply(settings.env_file, os.environ)
 
     # What is asked of it
@@ -165,7 +167,9 @@ class Config:
     @property
     def certificates(self) -> tls.Certificates | None:
         """What ``ssl_context_factory`` has made; None: as the settings say."""
-        return None if self.ssl_context_factory is None or self.ssl is None else tls.Given(self.ssl)
+        if self.ssl_context_factory is None or self.ssl is None:
+            return None
+        return tls.Given(self.ssl, http2=bool(self.http2))
 
     def load_app(self) -> Any:
         """The app, imported or called into being if need be."""

@@ -7,9 +7,15 @@ at the start and at every reload, whose old workers go on serving when it object
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
+from ..config import http2
 from ..config.model import Config
 from ..errors import ConfigError
+
+# For a process that imports the extension, on a machine that is busy.
+ASK_S = 10.0
 
 
 def check(config: Config) -> None:
@@ -23,6 +29,23 @@ def check(config: Config) -> None:
         from ..net import tls
 
         tls.check(config)
+    if http2.is_on(config):
+        http2.require(config, _nghttp2_version())
+
+
+def _nghttp2_version() -> str | None:
+    """With which nghttp2 the extension was built; None: without. Asked of a process of its own, since the
+    master has no other use for the extension. If that fails, so will the workers, and say more.
+    """
+    program = "from shardserve import _native; print(_native.nghttp2_version)"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=ASK_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    said = done.stdout.strip()
+    return None if said == "None" else said
 
 
 def _check_access_log_file(path: str | None) -> None:

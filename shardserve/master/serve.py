@@ -15,7 +15,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import uvicorn
+from ..config import http2, uvicorn
 from ..config.model import Config
 from ..errors import StartupError
 from ..net import listeners as net
@@ -119,5 +119,6 @@ def _warnings(
         net.activation_warning(config),
         log_config.rotation_warning(workers + 1),
         log_config.access_warning(config),
+        http2.warning(config, tls=bool(config.ssl_certfile)),
         *uvicorn.compatibility_warnings(config),
     )

@@ -22,12 +22,14 @@ from typing import Any, Protocol
 from ..errors import ConfigError
 from . import certificates
 
-# All that is spoken here (RFC 7301). A client that offers only other protocols is served it all the same.
+# What is spoken here (RFC 7301), the best first. Who offers only other protocols is served HTTP/1.1.
 ALPN = ["http/1.1"]
+ALPN_WITH_HTTP2 = ["h2", *ALPN]
 # The files are looked at this often; what has changed is loaded once two looks in a row saw the same.
 LOOK_EVERY_S = 2.0
 
 _MINIMUM = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+_EPHEMERAL = ("kx-ecdhe", "kx-dhe", "kx-ecdhe-psk", "kx-dhe-psk")
 _VERSION_NUMBERS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _ULPS = Path("/proc/sys/net/ipv4/tcp_available_ulp")
 _TLS_MODULE = Path("/sys/module/tls")
@@ -56,6 +58,8 @@ class TlsSettings(Protocol):
     def ssl_ciphers(self) -> str | None: ...
     @property
     def ssl_sni(self) -> Any: ...
+    @property
+    def http2(self) -> bool: ...
 
 
 def is_on(settings: TlsSettings) -> bool:
@@ -77,6 +81,8 @@ class ServerContext(ssl.SSLContext):
 
     server_cert: str | None
     cipher_numbers: dict[str, int]
+    # Ciphers of TLS 1.2 with which HTTP/2 must not be spoken; empty where it is not offered.
+    not_for_http2: frozenset[str]
     # The tls extension for a version and a cipher, as far as no client's certificate is in it.
     told: dict[tuple[str | None, str | None], dict[str, Any]]
 
@@ -108,7 +114,7 @@ def make_context(settings: TlsSettings, certfile: str, keyfile: str | None) -> S
     context.options |= ssl.OP_NO_RENEGOTIATION  # RFC 9325 §3.5; only TLS 1.2 has it
     if _kernel_has_tls():
         context.options |= getattr(ssl, "OP_ENABLE_KTLS", 0)
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols(ALPN_WITH_HTTP2 if settings.http2 else ALPN)
     text = _read("ssl-certfile", certfile)
     context.server_cert = certificates.first_pem(text)
     if context.server_cert is None:
@@ -122,9 +128,41 @@ def make_context(settings: TlsSettings, certfile: str, keyfile: str | None) -> S
             raise ConfigError(
                 f"ssl-ciphers: {_reason(error)}: {settings.ssl_ciphers!r} (OpenSSL's cipher list format)"
             ) from None
+    context.not_for_http2 = _order_for_http2(context, settings) if settings.http2 else frozenset()
     context.cipher_numbers = {one["name"]: one["id"] & 0xFFFF for one in context.get_ciphers()}
     context.told = {}
     return context
+
+
+def _order_for_http2(context: ssl.SSLContext, settings: TlsSettings) -> frozenset[str]:
+    """Put the ciphers with which HTTP/2 must not be spoken behind the others, and return them. ALPN is
+    settled without regard to the cipher, so this is what keeps a browser from getting both; they stay for
+    clients of HTTP/1.1 that have nothing better. Raises ConfigError if there are no others.
+    """
+    if context.minimum_version is ssl.TLSVersion.TLSv1_3:
+        return frozenset()
+    allowed, forbidden = _ciphers_for_http2(context)
+    if not allowed:
+        raise ConfigError(
+            f"ssl-ciphers: {settings.ssl_ciphers!r} has no cipher that HTTP/2 may use (RFC 9113 Appendix A); "
+            "add ECDHE+AESGCM, or set ssl-minimum-version TLSv1.3"
+        )
+    if forbidden:
+        context.set_ciphers(":".join([*allowed, *forbidden]))
+    return frozenset(forbidden)
+
+
+def _ciphers_for_http2(context: ssl.SSLContext) -> tuple[list[str], list[str]]:
+    """The ciphers of TLS 1.2, in their order: those that RFC 9113 §9.2.2 allows, and those of its Appendix A,
+    which lack authenticated encryption, ephemeral keys or a server's certificate.
+    """
+    allowed: list[str] = []
+    forbidden: list[str] = []
+    for one in context.get_ciphers():
+        if one["protocol"] != "TLSv1.3":
+            good = one["aead"] and one["kea"] in _EPHEMERAL and one["auth"] != "auth-null"
+            (allowed if good else forbidden).append(one["name"])
+    return allowed, forbidden
 
 
 def _load_key(context: ServerContext, settings: TlsSettings, certfile: str, keyfile: str | None) -> None:
@@ -287,11 +325,13 @@ class Certificates:
 class Given(Certificates):
     """The one context that a program has made (``ssl_context_factory``). No file is looked at."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        """``context`` is changed into one of ours. Raises ConfigError if it has a callback that crashes."""
+    def __init__(self, context: ssl.SSLContext, *, http2: bool = False) -> None:
+        """``context`` is changed into one of ours; ``http2``: it offers HTTP/2 from now on. Raises
+        ConfigError if it has a callback that crashes.
+        """
         if context.sni_callback is not None or context.keylog_filename is not None:
             raise ConfigError("ssl_context_factory: the context has sni_callback or keylog_filename")
-        self._context: ServerContext = adopted(context)
+        self._context: ServerContext = adopted(context, http2=http2)
 
     @property
     def by_name(self) -> bool:
@@ -304,13 +344,18 @@ class Given(Certificates):
         return
 
 
-def adopted(context: ssl.SSLContext) -> ServerContext:
-    """The same context as one of ours. Its certificate is not known, so ``info`` does not tell it."""
+def adopted(context: ssl.SSLContext, *, http2: bool = False) -> ServerContext:
+    """The same context as one of ours. Its certificate is not known, so ``info`` does not tell it. The order
+    of its ciphers is its maker's.
+    """
     if isinstance(context, ServerContext):
         return context
     context.__class__ = ServerContext
     assert isinstance(context, ServerContext)
     context.server_cert = None
+    context.not_for_http2 = frozenset(_ciphers_for_http2(context)[1] if http2 else ())
+    if http2:
+        context.set_alpn_protocols(ALPN_WITH_HTTP2)
     context.cipher_numbers = {one["name"]: one["id"] & 0xFFFF for one in context.get_ciphers()}
     context.told = {}
     return context
@@ -367,6 +412,17 @@ def _client_chain(ssl_object: Any) -> list[bytes]:
         return []
     whole = getattr(ssl_object, "get_unverified_chain", None)
     return (whole() if whole is not None else None) or [leaf]
+
+
+def unfit_for_http2(ssl_object: Any) -> str | None:
+    """The cipher of a connection that has come to speak HTTP/2 with one that it must not use (RFC 9113
+    §9.2.2), which takes a client without any other; None: all is well.
+    """
+    forbidden = ssl_object.context.not_for_http2
+    if not forbidden or ssl_object.selected_alpn_protocol() != "h2":
+        return None
+    cipher = ssl_object.cipher()
+    return str(cipher[0]) if cipher and cipher[0] in forbidden else None
 
 
 def failure(error: BaseException) -> str:

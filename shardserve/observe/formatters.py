@@ -248,7 +248,8 @@ class AccessFormatter(ColourizedFormatter):
             client, method, target, http_version, status = arguments
             line, outcome = request_line(method, target, http_version), status_text(status, self.use_colors)
             if method == WEBSOCKET:
-                outcome = "[accepted]" if status == SWITCHING_PROTOCOLS else str(status)
+                accepted = status == SWITCHING_PROTOCOLS or (status == 200 and http_version == "2")
+                outcome = "[accepted]" if accepted else str(status)
             elif self.use_colors:
                 line = f"\x1b[1m{line}\x1b[0m"
         record.__dict__.update(client_addr=client, request_line=line, status_code=outcome)

@@ -37,7 +37,7 @@ from ..asgi.interface import adapt, http_only
 from ..asgi.lifespan import Lifespan
 from ..asgi.trace import traced
 from ..asgi.trust import Trust
-from ..config import envfile
+from ..config import envfile, http2
 from ..config.model import Config, from_json
 from ..errors import AppImportError, ConfigError, ControlError
 from ..net import tls
@@ -98,7 +98,7 @@ def run(control_fd: int) -> NoReturn:
         asyncio.set_event_loop(loop)  # again: an app that calls asyncio.run() at import unsets it
     try:
         server = build(plan, config, app, channel=channel, loop=loop)
-    except ConfigError as error:  # a directory of --static is not there
+    except ConfigError as error:  # a directory of --static is not there, or HTTP/2
         _fail(channel, "start", str(error))
     code = loop.run_until_complete(server.run())
     if server.stopped:
@@ -259,8 +259,9 @@ def build(
 ) -> Server:
     """The server of ``app``. Call it where the app was imported: it captures the context variables.
     ``certificates``: in the place of those that ``config`` names. Raises ConfigError for a directory of
-    ``--static`` that is not there.
+    ``--static`` that is not there, and for HTTP/2 in a build without it.
     """
+    http2.require(config, _native.nghttp2_version)
     if http_only(app):
         config = replace(config, lifespan="off", ws="none")
     # Each request runs in a copy of what the app's import set; copying is O(1).

@@ -18,7 +18,22 @@ from ..ws.engine import Engine
 WS_COMPRESS_MIN_BYTES = 1024
 
 
-class RequestLimits(TypedDict):
+class Http2(TypedDict):
+    """Those of HTTP/2."""
+
+    http2: bool
+    http2_cleartext: bool
+    http2_max_concurrent_streams: int
+    http2_initial_stream_window_size: int
+    http2_initial_connection_window_size: int
+    http2_max_frame_size: int
+    http2_max_header_list_size: int
+    http2_header_table_size: int
+    http2_ping_interval_ms: int
+    http2_ping_timeout_ms: int
+
+
+class RequestLimits(Http2):
     """The arguments as ``_native.pyi`` has them."""
 
     first_byte_ms: int
@@ -75,6 +90,23 @@ def request_limits(config: Config) -> RequestLimits:
         "ws_idle_ms": _deadline_ms(config.timeout_ws_idle_s),
         "ws_close_ms": _deadline_ms(config.timeout_ws_close_s),
         "ws_compress_min": WS_COMPRESS_MIN_BYTES,
+        **_http2(config),
+    }
+
+
+def _http2(config: Config) -> Http2:
+    return {
+        "http2": config.http2,
+        "http2_cleartext": config.http2_cleartext,
+        "http2_max_concurrent_streams": config.http2_max_concurrent_streams,
+        "http2_initial_stream_window_size": config.http2_initial_stream_window_size_bytes,
+        "http2_initial_connection_window_size": config.http2_initial_connection_window_size_bytes,
+        "http2_max_frame_size": config.http2_max_frame_size_bytes,
+        "http2_max_header_list_size": config.http2_max_header_list_size_bytes,
+        # 0 is the native side's default; no entry fits into 1 byte (RFC 7541 §4.1).
+        "http2_header_table_size": config.http2_header_table_size_bytes or 1,
+        "http2_ping_interval_ms": _deadline_ms(config.http2_ping_interval_s),
+        "http2_ping_timeout_ms": _deadline_ms(config.http2_ping_timeout_s),
     }
 
 

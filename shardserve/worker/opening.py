@@ -87,6 +87,10 @@ class _Refused(Exception):
     """The connection is closed; the text says why."""
 
 
+class _Aborted(Exception):
+    """Its transport is at an end, and closes the socket; the text says why."""
+
+
 class _Gone(Exception):
     """The client went, or never said anything. Nobody needs to hear of it."""
 
@@ -197,6 +201,8 @@ class Opening:
             _close(sock)
             if step.name:
                 self._reject(address, f"{step.name} was not over within timeout-ssl-handshake")
+        except _Aborted as aborted:
+            self._reject(address, str(aborted))
         except _Refused as refused:
             _close(sock)
             self._reject(address, str(refused))
@@ -222,7 +228,7 @@ class Opening:
             await loop.connect_accepted_socket(lambda: protocol, sock)
             return
         try:
-            await self._connect_tls(
+            transport, _ = await self._connect_tls(
                 loop,
                 lambda: protocol,
                 sock,
@@ -236,6 +242,10 @@ class Opening:
             raise
         except OSError as error:  # SSLError is one
             raise _Refused(f"TLS handshake: {tls.failure(error)}") from None
+        cipher = tls.unfit_for_http2(transport.get_extra_info("ssl_object"))
+        if cipher is not None:
+            transport.abort()
+            raise _Aborted(f"TLS handshake: HTTP/2 with {cipher} is not allowed (RFC 9113 Appendix A)")
 
     def _reject(self, address: Any, reason: str) -> None:
         client = (str(address[0]), int(address[1])) if isinstance(address, tuple) else None

@@ -85,10 +85,10 @@ class Engine:
     def open(
         self, method: str, headers: Fields
     ) -> tuple[int, Fields, list[str], Agreement | None] | tuple[int, Fields, bytes, None]:
-        """The answer to a handshake (RFC 6455 §4.2).
+        """The answer to a handshake (RFC 6455 §4.2), whose method is CONNECT over HTTP/2 (RFC 8441 §5).
 
-        (101, response fields, subprotocols offered, what was agreed) or (400, 405 or 426, response fields,
-        the text of the response, None).
+        (101, or 200 to CONNECT, response fields, subprotocols offered, what was agreed) or (400, 405 or 426,
+        response fields, the text of the response, None). CONNECT is never answered with 405 or 426.
         """
         answer = handshake.answer(method, headers, self._factories)
         if isinstance(answer, handshake.Refused):
@@ -99,7 +99,7 @@ class Engine:
             agreement = self._agreements.get(answer.extension_field)
             if agreement is None:
                 agreement = self._agreements[answer.extension_field] = Agreement(answer.extension)
-        return 101, answer.fields, list(answer.subprotocols), agreement
+        return answer.status, answer.fields, list(answer.subprotocols), agreement
 
     def receive(self, peer: Message | None, extensions: Agreement | None, frame: bytes) -> Outcome:
         """What one frame means: (peer, event, payload, reason, output).

@@ -4,6 +4,7 @@
     processes.py    Address, Processes, Recycling
     edge.py         TLS, Proxies
     limits.py       Limits, Timeouts
+    http2.py        Http2
     protocols.py    WebSocket, Responses, Uvicorn
     logs.py         Control, Logs
 

@@ -104,10 +104,6 @@ class Uvicorn:
         "auto", ChoiceOrImport(("auto", "h11", "httptools", "zttp")), uvicorn=True,
         help="Accepted; the parser is our own.",
     )
-    http2: bool = setting(
-        False, Switch(), uvicorn=True,
-        help="Accepted; connections are served over HTTP/1.1.",
-    )
     h11_max_incomplete_event_size: int | None = setting(
         None, Integer(0), uvicorn=True,
         help="Accepted; the size of a head is a limit of its own.",
