@@ -19,11 +19,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 PLAIN_BODY = b"Hello, world!"
+BODY_10K = b"0123456789abcdef" * 640
 BODY_100K = b"0123456789abcdef" * 6400
 STREAM_CHUNK = b"x" * 1024
 STREAM_CHUNKS = 10
 PLAIN_HEADERS = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
 BINARY = (b"content-type", b"application/octet-stream")
+BODY_10K_HEADERS = [BINARY, (b"content-length", b"%d" % len(BODY_10K))]
 BODY_100K_HEADERS = [BINARY, (b"content-length", b"%d" % len(BODY_100K))]
 JSON_DOCUMENT = {"message": "Hello, world!", "items": [1, 2, 3], "ok": True}
 
@@ -71,6 +73,15 @@ async def read_body(scope: Message, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def body_10k(scope: Message, receive: Receive, send: Send) -> None:
+    """One 10 KiB body, referenced rather than built: less than one frame of HTTP/2 may hold."""
+    if scope["type"] == "lifespan":
+        await answer_lifespan(receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": BODY_10K_HEADERS})
+    await send({"type": "http.response.body", "body": BODY_10K})
 
 
 async def body_100k(scope: Message, receive: Receive, send: Send) -> None:

@@ -1,7 +1,8 @@
 """The C programs of this folder, compiled when they are needed.
 
 Rules of this file: one source file and the headers next to it, one program, the system's cc, no
-dependencies; the program goes where the caller says and lives as long as the run.
+dependencies but a library that is named here with its Debian package; the program goes where the caller
+says and lives as long as the run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from perf.programs import lacking
 
 HERE = Path(__file__).resolve().parent
 FLAGS = ("-O2", "-std=c11")
+LIBRARIES = {"h2_floor": ("-lnghttp2", "libnghttp2-dev")}
+"""Program to what it is linked with, and the Debian package of that."""
 
 
 class CompileError(Exception):
@@ -42,8 +45,10 @@ def build(name: str, folder: Path) -> Path:
     """Compile ``name``.c into ``folder``, once."""
     binary = folder / name
     if not binary.exists():
-        command = [find(), *FLAGS, str(HERE / f"{name}.c"), "-o", str(binary)]
+        library, package = LIBRARIES.get(name, (None, None))
+        command = [find(), *FLAGS, str(HERE / f"{name}.c"), "-o", str(binary), *filter(None, [library])]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
-            raise CompileError(f"{name}.c does not compile", done.stderr)
+            remedy = f"; it needs the Debian package {package}" if package else ""
+            raise CompileError(f"{name}.c does not compile{remedy}", done.stderr)
     return binary

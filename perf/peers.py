@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from perf.scenarios import HTTP, WEBSOCKET
+from perf.scenarios import HTTP, HTTP2, WEBSOCKET, Scenario, Tool
 
 
 class Home(Enum):
@@ -29,8 +29,9 @@ class Home(Enum):
 class Server:
     """How one server is started.
 
-    Fields of argv: {python} {app} {port} {workers} {floor} {ws_floor} {node} {perf} {folder}, the run's own
-    folder; in ``tls`` also {cert} {key}, in ``static`` also {static}, the folder with the file.
+    Fields of argv: {python} {app} {port} {workers} {floor} {ws_floor} {h2_floor} {node} {nghttpd} {perf}
+    {folder}, the run's own folder, {answer}, a folder with the scenario's answer as a file; in ``tls`` and
+    ``http2_tls`` also {cert} {key}, in ``static`` also {static}, the folder with the file.
     """
 
     name: str
@@ -47,6 +48,10 @@ class Server:
     """What it can answer; None: everything. A fixed-answer server has a short list."""
     tls: tuple[str, ...] | None = None
     """What is added to argv for HTTPS, with {cert} and {key}; None: it cannot, or is not asked to."""
+    http2: tuple[str, ...] | None = None
+    """What is added to argv for HTTP/2 without TLS, with prior knowledge; None: it cannot."""
+    http2_tls: tuple[str, ...] | None = None
+    """What is added to argv for HTTP/2 over TLS, with {cert} and {key}; None: it cannot."""
     static: tuple[str, ...] | None = None
     """What is added to argv to serve the folder {static} under /static itself; None: it cannot."""
     source: Path | None = None
@@ -62,11 +67,17 @@ class Server:
         """Whether it can be started with several workers."""
         return any("{workers}" in part for part in self.argv)
 
+    def protocol(self, scenario: Scenario) -> tuple[str, ...] | None:
+        """What is added to argv for what the scenario speaks; None: the server does not speak it."""
+        if scenario.tool is Tool.H2LOAD:
+            return self.http2_tls if scenario.tls else self.http2
+        return self.tls if scenario.tls else ()
+
 
 BASELINE = "uvicorn"
 """The server the others are compared with."""
 
-C_PROGRAMS = ("floor", "ws_floor")
+C_PROGRAMS = ("floor", "ws_floor", "h2_floor")
 """The fields of argv that are programs of this folder, compiled when they are needed."""
 
 FIXED_ANSWER = frozenset({"plain", "browser", "pipelined-16", "many-idle"})
@@ -82,6 +93,14 @@ _UVICORN = (
 )
 _SHARDSERVE_STATIC = ("--static", "/static={static}")
 _SSL = ("--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
+_SHARDSERVE_HTTP2 = ("--http2-cleartext",)
+_SHARDSERVE_HTTP2_TLS = ("--http2", *_SSL)
+_GRANIAN_SSL = ("--ssl-certificate", "{cert}", "--ssl-keyfile", "{key}")
+_CERTFILE = ("--certfile", "{cert}", "--keyfile", "{key}")
+# The last --http counts, in Uvicorn and in Granian.
+_UVICORN_HTTP2 = ("--http", "zttp", "--http2")
+_GRANIAN_HTTP2 = ("--http", "2")
+_GUNICORN_HTTP2 = ("--http-protocols", "h2,h1")
 _GRANIAN = (
     *("{python}", "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"),
     *("--port", "{port}", "--workers", "{workers}", "--loop", "uvloop", "--http", "1"),
@@ -108,6 +127,25 @@ SERVERS: tuple[Server, ...] = (
         scenarios=WEBSOCKET,
     ),
     Server(
+        name="h2-floor",
+        what="a C epoll loop with nghttp2 and a fixed answer: what the protocol costs",
+        home=Home.NONE,
+        argv=("{h2_floor}", "{port}"),
+        program="cc",
+        scenarios=frozenset({"h2-plain", "h2-1"}),
+        http2=(),
+    ),
+    Server(
+        name="nghttpd",
+        what="nghttp2's own server, C++: the answer is a file",
+        home=Home.NONE,
+        argv=("{nghttpd}", "--address", "127.0.0.1", "--htdocs", "{answer}", "{port}"),
+        program="nghttpd",
+        scenarios=HTTP2,
+        http2=("--no-tls",),
+        http2_tls=("{key}", "{cert}"),
+    ),
+    Server(
         name="picows",
         what="Cython, callbacks instead of ASGI: for distance",
         argv=("{python}", "-m", "perf.picows_echo", "127.0.0.1", "{port}"),
@@ -120,6 +158,8 @@ SERVERS: tuple[Server, ...] = (
         home=Home.OURS,
         argv=(*_SHARDSERVE, "--no-access-log", "--log-level", "warning"),
         tls=_SSL,
+        http2=_SHARDSERVE_HTTP2,
+        http2_tls=_SHARDSERVE_HTTP2_TLS,
         static=_SHARDSERVE_STATIC,
     ),
     Server(
@@ -128,6 +168,8 @@ SERVERS: tuple[Server, ...] = (
         home=Home.OURS,
         argv=(*_SHARDSERVE, "--access-log"),
         tls=_SSL,
+        http2=_SHARDSERVE_HTTP2,
+        http2_tls=_SHARDSERVE_HTTP2_TLS,
         static=_SHARDSERVE_STATIC,
         by_default=False,
     ),
@@ -140,6 +182,8 @@ SERVERS: tuple[Server, ...] = (
             *("--metrics", "unix:{folder}/metrics-{port}.sock"),
         ),
         tls=_SSL,
+        http2=_SHARDSERVE_HTTP2,
+        http2_tls=_SHARDSERVE_HTTP2_TLS,
         static=_SHARDSERVE_STATIC,
         by_default=False,
     ),
@@ -148,7 +192,10 @@ SERVERS: tuple[Server, ...] = (
         what="uvloop + httptools, websockets",
         argv=(*_UVICORN, "--no-access-log", "--log-level", "warning"),
         tls=_SSL,
+        http2=_UVICORN_HTTP2,
+        http2_tls=(*_UVICORN_HTTP2, *_SSL),
         packages=("uvicorn", "uvloop", "httptools", "websockets"),
+        wanted=("zttp",),
     ),
     Server(
         name="uvicorn-accesslog",
@@ -161,10 +208,12 @@ SERVERS: tuple[Server, ...] = (
         name="granian",
         what="Rust, hyper",
         argv=(*_GRANIAN, "--no-ws", "{app}"),
-        tls=("--ssl-certificate", "{cert}", "--ssl-keyfile", "{key}"),
+        tls=_GRANIAN_SSL,
+        http2=_GRANIAN_HTTP2,
+        http2_tls=(*_GRANIAN_HTTP2, *_GRANIAN_SSL),
         static=("--static-path-route", "/static", "--static-path-mount", "{static}"),
         packages=("granian", "uvloop"),
-        scenarios=HTTP,
+        scenarios=HTTP | HTTP2,
     ),
     Server(
         name="granian-ws",
@@ -180,7 +229,9 @@ SERVERS: tuple[Server, ...] = (
             *("{python}", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "{workers}"),
             *("--worker-class", "uvloop", "--log-level", "warning", "{app}"),
         ),
-        tls=("--certfile", "{cert}", "--keyfile", "{key}"),
+        tls=_CERTFILE,
+        http2=(),
+        http2_tls=_CERTFILE,
         packages=("hypercorn", "uvloop"),
     ),
     Server(
@@ -191,8 +242,10 @@ SERVERS: tuple[Server, ...] = (
             *("--worker-class", "asgi", "--asgi-loop", "uvloop", "--log-level", "warning"),
             *("--no-control-socket", "{app}"),
         ),
+        http2=(*_GUNICORN_HTTP2, "--http2-cleartext", "prior-knowledge"),
+        http2_tls=(*_GUNICORN_HTTP2, *_CERTFILE),
         packages=("gunicorn", "uvloop"),
-        wanted=("gunicorn_h1c",),
+        wanted=("gunicorn_h1c", "h2"),
     ),
     Server(
         name="gunicorn-uvicorn",
@@ -227,7 +280,9 @@ SERVERS: tuple[Server, ...] = (
             *("{python}", "-m", "h2corn", "{app}", "--bind", "127.0.0.1:{port}", "--workers", "{workers}"),
             *("--loop", "uvloop", "--no-access-log"),
         ),
-        tls=("--certfile", "{cert}", "--keyfile", "{key}"),
+        tls=_CERTFILE,
+        http2=(),
+        http2_tls=_CERTFILE,
         packages=("h2corn", "uvloop"),
     ),
     Server(

@@ -1,9 +1,9 @@
 """Does this server give the right answer? One connection, a few requests, every answer compared.
 
 Rules of this file: no server is timed before it has passed here, and what is right is the scenario's
-word. Responses are read with httptools and WebSockets with the websockets package, so that everything
-that the protocol allows (length, chunks, fragments) counts as right. Failing to connect is an OSError
-(try again); a wrong answer is a ProbeError (do not).
+word. Responses are read with httptools, WebSockets with the websockets package and HTTP/2 with h2
+(h2_probe.py), so that everything that the protocol allows (length, chunks, fragments, frames) counts as
+right. Failing to connect is an OSError (try again); a wrong answer is a ProbeError (do not).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from perf import h2_probe
 from perf.scenarios import Scenario, Tool, request_bytes
 
 _READ_SIZE = 65536
@@ -64,9 +65,13 @@ def ask(port: int, scenario: Scenario, *, count: int, timeout_s: float) -> None:
 
 
 def _ask_http(port: int, scenario: Scenario, count: int, timeout_s: float) -> None:
+    authority = f"127.0.0.1:{port}"
     with _connect(port, scenario, timeout_s) as client:
-        client.sendall(request_bytes(scenario, f"127.0.0.1:{port}") * count)
-        responses = _read(client, count)
+        if scenario.tool is Tool.H2LOAD:
+            responses = _ask_http2(client, scenario, authority, count)
+        else:
+            client.sendall(request_bytes(scenario, authority) * count)
+            responses = _read(client, count)
     if len(responses) < count:
         raise ProbeError(f"{len(responses)} of {count} requests answered")
     for status, body in responses:
@@ -76,6 +81,17 @@ def _ask_http(port: int, scenario: Scenario, count: int, timeout_s: float) -> No
             raise ProbeError(f"body {_show(body)}, not {_show(scenario.expect_body)}")
 
 
+def _ask_http2(
+    client: socket.socket, scenario: Scenario, authority: str, count: int
+) -> list[tuple[int, bytes]]:
+    if isinstance(client, ssl.SSLSocket) and client.selected_alpn_protocol() != "h2":
+        raise ProbeError("does not speak HTTP/2: ALPN chose no h2")
+    try:
+        return h2_probe.ask(client, scenario, authority, count)
+    except h2_probe.Http2Error as error:
+        raise ProbeError(f"not HTTP/2: {error}") from None
+
+
 def _connect(port: int, scenario: Scenario, timeout_s: float) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
     if not scenario.tls:
@@ -83,6 +99,8 @@ def _connect(port: int, scenario: Scenario, timeout_s: float) -> socket.socket:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    if scenario.tool is Tool.H2LOAD:
+        context.set_alpn_protocols(["h2"])
     try:
         return context.wrap_socket(client)
     except OSError:

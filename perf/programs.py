@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import shutil
 
-DEBIAN = {"wrk": "wrk", "cc": "gcc", "openssl": "openssl", "node": "nodejs", "git": "git"}
+DEBIAN = {
+    "wrk": "wrk",
+    "h2load": "nghttp2-client",
+    "nghttpd": "nghttp2-server",
+    "cc": "gcc",
+    "openssl": "openssl",
+    "node": "nodejs",
+    "git": "git",
+}
 """Program to package."""
 
 

@@ -61,7 +61,7 @@ class RateLoad:
 def unfit(scenario: Scenario) -> str | None:
     """Why a scenario cannot be sent at a fixed rate; None if it can."""
     if scenario.tool is not Tool.WRK:
-        return "a fixed rate is for HTTP requests only"
+        return "a fixed rate is for HTTP/1.1 requests only"
     if scenario.tls:
         return "a fixed rate is without TLS"
     if scenario.pipeline > 1:

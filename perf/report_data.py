@@ -21,7 +21,7 @@ from perf.stats import Spread, pair_ratios, spread
 
 OURS = "shardserve"
 """The server a report is about. Its other revisions are shardserve@REV."""
-NOT_ASGI = frozenset({"floor", "ws-floor", "picows", "node"})
+NOT_ASGI = frozenset({"floor", "ws-floor", "h2-floor", "nghttpd", "picows", "node"})
 """They run no ASGI app: they show what one costs, and are nobody's alternative."""
 VARIANTS = ("-accesslog", "-metrics")
 """Ends of the names of a server that does more work than the row it is a variant of."""

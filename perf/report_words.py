@@ -377,8 +377,8 @@ def _cores(report: Report, side: str) -> str:
 
 
 READING = (
-    "The floors are epoll loops in C with a fixed answer, and picows and node run no ASGI app: they show what"
-    " one costs, and are not counted as rivals. At full load a latency is mostly the queue: what a server"
-    " adds by itself is seen at a fixed rate. RSS adds up all processes of a server, and counts shared pages"
-    " more than once. Below about 90 % busy the load was the limit, and req/s is not a capacity."
+    "The floors are epoll loops in C with a fixed answer, and nghttpd, picows and node run no ASGI app: they"
+    " show what one costs, and are not counted as rivals. At full load a latency is mostly the queue: what a"
+    " server adds by itself is seen at a fixed rate. RSS adds up all processes of a server, and counts shared"
+    " pages more than once. Below about 90 % busy the load was the limit, and req/s is not a capacity."
 )

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from perf import cc, certificate, rate_load, revisions, static_file
+from perf import cc, certificate, h2_probe, rate_load, revisions, static_file
+from perf.h2load import H2Load
 from perf.idle import Idle, idle_connections
 from perf.interrupts import Interrupts
 from perf.load import Generator, Load, LoadError
@@ -35,8 +36,14 @@ from perf.ws_load import WsLoad
 _IDLE_LOOK_S = 0.1
 _IDLE_LOOKS = 5
 HERE = Path(__file__).resolve().parent
-TOOLS: dict[Tool, type[Wrk] | type[WsLoad]] = {Tool.WRK: Wrk, Tool.WS_LOAD: WsLoad}
+TOOLS: dict[Tool, type[Wrk] | type[WsLoad] | type[H2Load]] = {
+    Tool.WRK: Wrk,
+    Tool.WS_LOAD: WsLoad,
+    Tool.H2LOAD: H2Load,
+}
 """Who runs each load tool."""
+_NEEDED = {Tool.WRK: "wrk", Tool.WS_LOAD: "cc", Tool.H2LOAD: "h2load"}
+"""The program that each needs."""
 _QUIET_S = 1.0
 """How long a server may take to clear up after its idle connections, before the next one's turn."""
 WARM_UP_S = 0.5
@@ -173,9 +180,11 @@ class ScenarioRun:
             template += server.static or ()
             fields["static"] = str(static_file.make())
             self._result.served_by[server.name] = "the server" if server.static else "Starlette's StaticFiles"
+        template += server.protocol(self._scenario) or ()
         if self._scenario.tls:
-            template += server.tls or ()
             fields["cert"], fields["key"] = map(str, certificate.make(self._tools.folder))
+        if "{answer}" in server.argv:
+            fields["answer"] = str(static_file.answer(self._scenario.expect_body, self._tools.folder))
         for name in C_PROGRAMS:
             if f"{{{name}}}" in server.argv:
                 fields[name] = str(cc.build(name, self._tools.folder))
@@ -243,7 +252,7 @@ class ScenarioRun:
             process.port,
             self._scenario,
             seconds=seconds,
-            connections=settings.connections * settings.workers,
+            connections=(self._scenario.connections or settings.connections) * settings.workers,
             core=settings.load_cores,
             measured=measured,
         )
@@ -285,13 +294,14 @@ def obstacle(scenario: Scenario, settings: Settings) -> str | None:
         if why is not None:
             return why
     else:
-        needed = "wrk" if scenario.tool is Tool.WRK else "cc"
-    return lacking(needed) or (lacking("openssl") if scenario.tls else None)
+        needed = _NEEDED[scenario.tool]
+    probe = h2_probe.lacking() if scenario.tool is Tool.H2LOAD else None
+    return lacking(needed) or probe or (lacking("openssl") if scenario.tls else None)
 
 
 def can(server: Server, scenario: Scenario, settings: Settings) -> bool:
     """Whether the server takes part in the scenario at all: one with a fixed answer often does not."""
-    if scenario.tls and server.tls is None:
+    if server.protocol(scenario) is None:
         return False
     if settings.workers > 1 and not server.scales:
         return False

@@ -24,6 +24,8 @@ class Tool(Enum):
     """HTTP/1.1 requests."""
     WS_LOAD = "ws_load"
     """Binary WebSocket messages to an echo."""
+    H2LOAD = "h2load"
+    """HTTP/2 requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,9 @@ class Scenario:
     body: bytes = b""
     pipeline: int = 1
     """Requests written at once on a connection, before the first answer is read; of messages, how many
-    are in flight on each, always."""
+    are in flight on each, always; with H2LOAD, the streams open on each, always."""
+    connections: int | None = None
+    """For each worker, where it is not the run's number."""
     tls: bool = False
     """Whether it is HTTPS. The certificate is the run's own, and nobody checks it."""
     idle: bool = False
@@ -83,6 +87,8 @@ _PLAIN = "perf.apps:plain"
 _STATIC = "perf.static_app:app"
 _MIB = 1024 * 1024
 _WS_ECHO = "perf.apps:ws_echo"
+_H2_STREAMS = 16
+_H2_CONNECTIONS = 32
 _MESSAGE_64 = b"0123456789abcdef" * 4
 _MESSAGE_16K = b"0123456789abcdef" * 1024
 
@@ -254,15 +260,79 @@ SCENARIOS: tuple[Scenario, ...] = (
         pipeline=16,
         expect_body=_MESSAGE_16K,
     ),
+    Scenario(
+        name="h2-plain",
+        what="HTTP/2, GET, a 13-byte body; 32 connections of 16 streams",
+        group="h2",
+        tool=Tool.H2LOAD,
+        app=_PLAIN,
+        pipeline=_H2_STREAMS,
+        connections=_H2_CONNECTIONS,
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="h2-post-1k",
+        what="HTTP/2, POST of 1 KiB that the app reads; 32 connections of 16 streams",
+        group="h2",
+        tool=Tool.H2LOAD,
+        app="perf.apps:read_body",
+        method="POST",
+        body=b"p" * 1024,
+        pipeline=_H2_STREAMS,
+        connections=_H2_CONNECTIONS,
+        expect_body=b"1024",
+    ),
+    Scenario(
+        name="h2-10k",
+        what="HTTP/2, GET, a 10 KiB response body; 32 connections of 16 streams",
+        group="h2",
+        tool=Tool.H2LOAD,
+        app="perf.apps:body_10k",
+        pipeline=_H2_STREAMS,
+        connections=_H2_CONNECTIONS,
+        expect_body=apps.BODY_10K,
+    ),
+    Scenario(
+        name="h2-1",
+        what="HTTP/2, as h2-plain, one stream at a time on each connection",
+        group="h2",
+        tool=Tool.H2LOAD,
+        app=_PLAIN,
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="h2-tls",
+        what="HTTP/2, as h2-plain, over TLS",
+        group="h2",
+        tool=Tool.H2LOAD,
+        app=_PLAIN,
+        pipeline=_H2_STREAMS,
+        connections=_H2_CONNECTIONS,
+        tls=True,
+        expect_body=apps.PLAIN_BODY,
+    ),
+    Scenario(
+        name="h2-tls-10k",
+        what="HTTP/2, as h2-10k, over TLS",
+        group="h2",
+        tool=Tool.H2LOAD,
+        app="perf.apps:body_10k",
+        pipeline=_H2_STREAMS,
+        connections=_H2_CONNECTIONS,
+        tls=True,
+        expect_body=apps.BODY_10K,
+    ),
 )
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 HTTP = frozenset(scenario.name for scenario in SCENARIOS if scenario.tool is Tool.WRK)
+"""Over HTTP/1.1."""
 WEBSOCKET = frozenset(scenario.name for scenario in SCENARIOS if scenario.tool is Tool.WS_LOAD)
+HTTP2 = frozenset(scenario.name for scenario in SCENARIOS if scenario.tool is Tool.H2LOAD)
 
 
 def request_bytes(scenario: Scenario, host: str) -> bytes:
-    """One request of the scenario as it goes on the wire, for the correctness probe."""
+    """One request of the scenario as it goes on the wire of HTTP/1.1, for the correctness probe."""
     lines = [f"{scenario.method} {scenario.path} HTTP/1.1", f"Host: {host}"]
     lines += [f"{name}: {value}" for name, value in scenario.headers]
     if scenario.body:
