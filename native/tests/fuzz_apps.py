@@ -54,8 +54,8 @@ class Call:
 
     @property
     def takes_trailers(self) -> bool:
-        """RFC 9110 §10.1.4. Others do not get any."""
-        return any(
+        """RFC 9110 §10.1.4. Others do not get any, but over HTTP/2."""
+        return self.scope["http_version"] == "2" or any(
             name == b"te" and b"trailers" in [one.strip(b" \t").lower() for one in value.split(b",")]
             for name, value in self.scope["headers"]
         )

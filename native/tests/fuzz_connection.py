@@ -17,6 +17,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1])]
@@ -37,28 +38,39 @@ def tell(*words: object) -> None:
     print("  ", *words, flush=True)
 
 
-def main() -> None:
-    library, command, *arguments = sys.argv[1:]
+def prepared() -> tuple[ModuleType, ModuleType, list[str]]:
+    """The extension, the world, and the command with its arguments."""
+    library, *arguments = sys.argv[1:]
     import shardserve
 
     native = shardserve._native = load("shardserve._native", library)  # type: ignore[attr-defined]
     world = load("fuzz_world", library)
     assert native.debug_build
-    from fuzz_script import CONTROL_BYTES
-    from fuzz_theatre import Theatre
+    return native, world, arguments
 
-    if arguments[:1] == ["--reproduce"]:
-        data = Path(arguments[1]).read_bytes()
-        print("control", data[:CONTROL_BYTES].hex(" "), "raw", data[CONTROL_BYTES:])
-        Theatre(native, world, tell)(data)
+
+def run(kind: Any, control_bytes: int, native: ModuleType, world: ModuleType, arguments: list[str]) -> None:
+    """``kind``: a Theatre; ``control_bytes``: of an input's header."""
+    if arguments[1:2] == ["--reproduce"]:
+        data = Path(arguments[2]).read_bytes()
+        print("control", data[:control_bytes].hex(" "), "raw", data[control_bytes:])
+        kind(native, world, tell)(data)
         print("holds")
     else:
-        theatre = Theatre(native, world)
+        theatre = kind(native, world)
         theatre(b"")
         gc.freeze()
         gc.set_threshold(5000, 20, 100)
-        world.run([command, *arguments], theatre)
+        world.run(arguments, theatre)
     asyncio._set_running_loop(None)
+
+
+def main() -> None:
+    native, world, arguments = prepared()
+    from fuzz_script import CONTROL_BYTES
+    from fuzz_theatre import Theatre
+
+    run(Theatre, CONTROL_BYTES, native, world, arguments)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ from fuzz_script import (
     MOST_NEIGHBOURS,
     MOST_STEPS,
     PASSING_MS,
-    PROFILE,
-    PROFILES,
     SILENCE_MS,
     STEPS,
     WHOLE,
@@ -44,7 +42,7 @@ from shardserve.ws.engine import Engine
 class Stage:
     """A factory, and the play that its callbacks are for."""
 
-    def __init__(self, native: Any, world: Any, profile: dict[str, Any]) -> None:
+    def __init__(self, native: Any, world: Any, profile: dict[str, Any], number: int) -> None:
         self.loop = Loop(world)
         self.settings = profile
         self.play: Play = None  # type: ignore[assignment]
@@ -53,7 +51,7 @@ class Stage:
         if "websocket" in profile:
             arguments["websocket"] = Engine(**profile["websocket"])
         # The others have a callable for a log, and no ids.
-        self.observed = Observed(native, PROFILES.index(profile)) if len(profile) % 2 == 0 else None
+        self.observed = Observed(native, number) if len(profile) % 2 == 0 else None
         arguments |= {"access": self.access} if self.observed is None else self.observed.arguments
         self.factory = native.ProtocolFactory(
             self.app,
@@ -123,9 +121,13 @@ class Play:
             trace=self.trace,
         )
         self.wires.append(wire)
+        self.prepare(wire)
         wire.connection = self.factory()
         wire.connection.connection_made(wire)
         return wire
+
+    def prepare(self, wire: Wire) -> None:
+        """Before it is connected."""
 
     # What the factory tells
 
@@ -133,9 +135,8 @@ class Play:
         return self.wires[client[1] - 4000]
 
     def begin(self, scope: Any, receive: Any, send: Any) -> Any:
-        check_scope(scope, self.stage.settings)
         is_socket = scope["type"] == "websocket"
-        call = (Socket if is_socket else Call)(self, self.calls, scope, receive, send)
+        call = self.call_of(scope, receive, send)
         self.calls += 1
         self.wire_of(scope["client"]).events.append(call)
         behaviours: list[Any] = SOCKETS if is_socket else BEHAVIOURS
@@ -145,6 +146,11 @@ class Play:
         call.behaviour = behaviour.__name__
         self.trace("app", call, scope["headers"])
         return self.run(behaviour, call)
+
+    def call_of(self, scope: Any, receive: Any, send: Any) -> Call:
+        check_scope(scope, self.stage.settings)
+        kind = Socket if scope["type"] == "websocket" else Call
+        return kind(self, self.calls, scope, receive, send)
 
     async def run(self, behaviour: Callable[[Call], Any], call: Call) -> None:
         try:
@@ -215,7 +221,7 @@ class Play:
             self.wake(1 + argument)
             self.loop.turn()
         else:
-            OTHER_STEPS[argument % len(OTHER_STEPS)](self)
+            getattr(self, OTHER_STEPS[argument % len(OTHER_STEPS)])()
 
     def step_feed(self, kind: int, argument: int) -> None:
         if not self.wire.hears:
@@ -376,7 +382,7 @@ class Play:
         for wire in self.wires:
             for event in wire.events:
                 if isinstance(event, Call):
-                    check_body(event, self.stage.settings)
+                    self.check_body(event)
         if self.stage.observed is not None:
             events = [event for wire in self.wires for event in wire.events]
             self.stage.observed.check(events, self.factory)
@@ -385,6 +391,9 @@ class Play:
         must(self.factory.in_flight == 0, "in flight", self.factory.in_flight)
         must(not self.loop.complaints, "the loop was told", self.loop.complaints)
         must(self.emptied != 1, "the drain does not end")
+
+    def check_body(self, call: Call) -> None:
+        check_body(call, self.stage.settings)
 
     def forget(self) -> None:
         """Nothing keeps a connection that is gone."""
@@ -423,9 +432,10 @@ def end_in_silence(play: Play) -> None:
         "open after every deadline",
         play.wire.connection,
     )
-    sockets = [event for event in play.wire.events if isinstance(event, Socket) and event.accepted]
-    pinged = sockets and "ws_ping_timeout_ms" in play.stage.settings and not play.wire.read_paused
-    must(play.wire.lost or not pinged, "a WebSocket whose client is silent", play.wire.connection)
+    if "ws_ping_timeout_ms" in play.stage.settings and not play.wire.lost and not play.wire.read_paused:
+        for event in play.wire.events:
+            silent = isinstance(event, Socket) and event.accepted and not event.over
+            must(not silent, "a WebSocket whose client is silent", event, play.wire.connection)
 
 
 def end_deaf(play: Play) -> None:
@@ -463,18 +473,18 @@ def end_by_drain(play: Play) -> None:
 
 
 def has_deadlines(play: Play) -> bool:
-    return "first_byte_ms" in PROFILES[play.control[PROFILE] % len(PROFILES)]
+    return "first_byte_ms" in play.stage.settings
 
 
 ENDINGS = [end_by_eof, end_by_loss, end_in_silence, end_deaf, end_by_abort, end_by_drain]
 OTHER_STEPS = [
-    Play.step_end,
-    Play.step_lose,
-    Play.step_hang_up,
-    Play.step_half_close,
-    Play.step_end_streams,
-    Play.step_neighbour,
-    Play.step_break,
-    Play.step_drain,
-    Play.step_collect,
+    "step_end",
+    "step_lose",
+    "step_hang_up",
+    "step_half_close",
+    "step_end_streams",
+    "step_neighbour",
+    "step_break",
+    "step_drain",
+    "step_collect",
 ]

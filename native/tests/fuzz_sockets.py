@@ -137,9 +137,24 @@ class Socket(Call):
 
     # What must hold
 
+    @property
+    def wire(self) -> Any:
+        return self.world.wire_of(self.scope["client"])
+
+    @property
+    def over(self) -> bool:
+        """Whether it was ended."""
+        return bool(self.wire.lost)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether its client has had time to get all that was said."""
+        wire = self.wire
+        return not (wire.closing or wire.lost or wire.half_closed or wire.buffer) and wire.client_reads
+
     def streams(self) -> list[bytes]:
         """What the client sent behind the handshake: each way to find that in its bytes."""
-        fed = bytes(self.world.wire_of(self.scope["client"]).fed)
+        fed = bytes(self.wire.fed)
         found = []
         begin = 0
         while (end := fed.find(b"\r\n\r\n", begin) + 4) >= 4:
@@ -157,11 +172,15 @@ class Socket(Call):
         if end < 4:
             must(output[:13] == b"HTTP/1.1 101 "[: len(output)], "no 101", output[:200])
             return
-        bits = self.check_head(output[:end])
-        heard = read_output(output[end:], bits)
+        self.check_frames(output[end:], self.check_head(output[:end]))
+
+    def rules(self, bits: int) -> Rules:
         settings = self.world.stage.settings
-        limits = settings["websocket"]
-        rules = Rules(settings.get("ws_max_size", 0), limits["max_fragments"], bits)
+        return Rules(settings.get("ws_max_size", 0), settings["websocket"]["max_fragments"], bits)
+
+    def check_frames(self, output: bytes, bits: int) -> None:
+        """``output``: behind the handshake; ``bits``: the client's window, 0 if nothing was agreed."""
+        heard, rules = read_output(output, bits), self.rules(bits)
         problems = [self.problem(Said(stream, rules), heard) for stream in self.streams()]
         must(None in problems, *problems, self)
         self.check_said(heard)
@@ -178,14 +197,17 @@ class Socket(Call):
         keys = [value for name, value in self.scope["headers"] if name == b"sec-websocket-key"]
         must(len(keys) == 1, "keys", keys)
         must(keys[0] != KEY or b"sec-websocket-accept: " + ACCEPT.lower() in lines, "accept", head)
-        extensions = [line for line in lines if line.startswith(b"sec-websocket-extensions:")]
+        return self.window_of([line for line in lines if line.startswith(b"sec-websocket-extensions:")])
+
+    def window_of(self, extensions: list[bytes]) -> int:
+        """``extensions``: what the response says."""
         if not extensions:
             return 0
         offered = b"".join(
             value for name, value in self.scope["headers"] if name == b"sec-websocket-extensions"
         )
-        must(b"permessage-deflate" in offered.lower(), "nobody offered it", head)
-        must(extensions[0].count(b"_no_context_takeover") == 2, "context takeover", head)
+        must(b"permessage-deflate" in offered.lower(), "nobody offered it", extensions)
+        must(extensions[0].count(b"_no_context_takeover") == 2, "context takeover", extensions)
         window = WINDOW.search(extensions[0])
         return int(window[1]) if window else 15
 
@@ -212,7 +234,7 @@ class Socket(Call):
     @property
     def ended_by_eof(self) -> bool:
         """Whether the end of the input, and nothing else, ended it."""
-        wire = self.world.wire_of(self.scope["client"])
+        wire = self.wire
         return self.told == (1006, "") and wire.ended and not wire.cut and self.said_close is None
 
     def codes(self, said: Said) -> tuple[set[int], tuple[int, str] | None]:
@@ -241,19 +263,19 @@ class Socket(Call):
     def check_said(self, heard: Heard) -> None:
         """What the client has is what the app said."""
         must(heard.messages == self.said[: len(heard.messages)], "nobody said this", heard, self)
-        wire = self.world.wire_of(self.scope["client"])
-        quiet = not (wire.closing or wire.lost or wire.half_closed or wire.buffer) and wire.client_reads
+        quiet = self.quiet
         if heard.close is not None or quiet:
             must(heard.whole or not quiet, "a part of a frame", self)
             must(heard.messages == self.said, "not all of it came", heard, self)
 
+    def agreed(self) -> int:
+        """The client's window in bits, 0 if nothing was agreed, of one that was answered."""
+        head = bytes(self.wire.read_so_far())
+        return self.check_head(head[(at := head.rfind(b"HTTP/1.1 101 ")) : head.find(b"\r\n\r\n", at) + 4])
+
     def check_all_heard(self) -> None:
         """Nothing happened to the connection, and its app heard on and on: so it heard everything."""
-        wire = self.world.wire_of(self.scope["client"])
-        head = bytes(wire.read_so_far())
-        bits = self.check_head(head[(at := head.rfind(b"HTTP/1.1 101 ")) : head.find(b"\r\n\r\n", at) + 4])
-        settings = self.world.stage.settings
-        rules = Rules(settings.get("ws_max_size", 0), settings["websocket"]["max_fragments"], bits)
+        rules = self.rules(self.agreed())
         known = [said for stream in self.streams() if (said := Said(stream, rules)).ending != ("unsure",)]
         must(
             not known or any(self.heard == said.messages for said in known), "not all was heard", self, known

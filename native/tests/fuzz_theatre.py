@@ -30,6 +30,8 @@ from fuzz_sockets import Socket
 class Theatre:
     """Plays inputs. ``trace(*words)`` hears of everything."""
 
+    profiles = PROFILES
+
     def __init__(self, native: Any, world: Any, trace: Callable[..., None] | None = None) -> None:
         self.native, self.world = native, world
         self.trace = trace or (lambda *_: None)
@@ -42,14 +44,14 @@ class Theatre:
         self.unraisable.append((repr(unraisable.object), repr(unraisable.exc_value)))
 
     def stage(self, control: bytes) -> Stage:
-        number = control[PROFILE] % len(PROFILES)
+        number = control[PROFILE] % len(self.profiles)
         if owns_stage(control):
-            return Stage(self.native, self.world, PROFILES[number])
+            return Stage(self.native, self.world, self.profiles[number], number)
         stage = self.stages.get(number)
         if stage is None or stage.left == 0:
             if stage is not None:
                 stage.close()
-            stage = self.stages[number] = Stage(self.native, self.world, PROFILES[number])
+            stage = self.stages[number] = Stage(self.native, self.world, self.profiles[number], number)
         stage.left -= 1
         return stage
 

@@ -2,7 +2,7 @@
 
 A Wire is a transport with its client: what the connection writes through it, or sends past it to the socket
 of fuzz_world.c, is one stream of bytes, ``output``. It checks what a transport may rely on: order, and
-silence after close().
+silence after close(). A ``listener`` hears both sides in the order in which they were said.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from fuzz_apps import Call
-from fuzz_responses import Reject, must
+from fuzz_responses import Broken, Reject, must
 
 HIGH_WATER_BYTES = 2048
 MOST_TURNS = 2000
@@ -69,12 +69,24 @@ class Loop:
         must(False, "the loop never rests")
 
 
+class Listener(Protocol):
+    """Hears what is said. Broken is raised where the connection cannot swallow it."""
+
+    def client(self, data: bytes) -> None: ...
+
+    def server(self, data: bytes) -> None: ...
+
+
 class Wire:
     """One connection from outside."""
 
     def __init__(self, loop: Loop, port: int, *, on_socket: bool, trace: Callable[..., None]) -> None:
         self.loop, self.world, self.port, self.trace = loop, loop.world, port, trace
         self.on_socket = on_socket
+        self.ssl_object: Any = None
+        self.listener: Listener | None = None
+        self.broken: Broken | None = None
+        self.depth = 0  # of data_received()
         self.connection: Any = None
         self.events: list[Call | Reject] = []
         self.output = bytearray()
@@ -94,6 +106,8 @@ class Wire:
             return ("192.0.2.1", self.port)
         if name == "sockname":
             return ("192.0.2.2", 80)
+        if name == "ssl_object" and self.ssl_object is not None:
+            return self.ssl_object
         return self if name == "socket" and self.on_socket else default
 
     def fileno(self) -> int:
@@ -111,6 +125,7 @@ class Wire:
         self.trace("writelines", data)
         must(not self.closing and not self.half_closed, "output behind the end", data)
         self._take()
+        self._tell(data)
         if self.client_reads:
             self.output += data
             return
@@ -164,7 +179,17 @@ class Wire:
 
     def _take(self) -> None:
         if self.on_socket:
-            self.output += self.world.take()
+            data = self.world.take()
+            self._tell(data)
+            self.output += data
+
+    def _tell(self, data: bytes) -> None:
+        """The listener: what the server says."""
+        if data and self.listener is not None and self.broken is None:
+            try:
+                self.listener.server(data)
+            except Broken as broken:
+                self.broken = broken
 
     def _guard(self) -> None:
         """Nothing may be sent past what the transport holds, or behind the end."""
@@ -173,8 +198,14 @@ class Wire:
 
     def feed(self, data: bytes) -> None:
         self.trace("data_received", data)
+        self._take()
         self.fed += data
+        if self.listener is not None:
+            self.listener.client(data)
+        self.depth += 1
         self.connection.data_received(data)
+        self.depth -= 1
+        self._take()
 
     @property
     def hears(self) -> bool:

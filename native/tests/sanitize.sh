@@ -4,6 +4,8 @@
 #   native/tests/sanitize.sh [pytest arguments]     default: the native, conformance and worker tests
 #   PYTHON=python3.12 native/tests/sanitize.sh      another interpreter (with the test dependencies)
 #
+# With HTTP/2 where nghttp2 is there (nghttp2.sh); SHARDSERVE_HTTP2=0 leaves it out, and its tests skip.
+#
 # It never touches the normal build: everything happens in a copy of the tree under .build/asan. Fails when a
 # test fails, and when a sanitizer or a CHECK reports anything anywhere, also in a process that a test started.
 set -euo pipefail
@@ -22,7 +24,7 @@ for part in shardserve tests native docs perf; do
     find "$copy/$part" -type f ! -name '*.so' ! -name '*.o' -delete
     [ -d "$root/$part" ] && rsync_like
 done
-find "$root" -maxdepth 1 -type f \( -name '*.toml' -o -name '*.md' -o -name Makefile -o -name LICENSE \) -exec cp -p {} "$copy/" \;
+find "$root" -maxdepth 1 -type f \( -name '*.toml' -o -name '*.md' -o -name setup.py -o -name Makefile -o -name LICENSE \) -exec cp -p {} "$copy/" \;
 
 # ---- build: one object a file, in parallel, and only what changed ----
 
@@ -31,18 +33,23 @@ suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUF
 objects=$copy/.objects$suffix
 flags="-std=c11 -O1 -g -fPIC -fvisibility=hidden -fsanitize=address,undefined -fno-omit-frame-pointer -DSHARDSERVE_DEBUG
  -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-cast-function-type"
+http2=$("$root/native/tests/nghttp2.sh" cflags)
 mkdir -p "$objects"
+if [ "$(cat "$objects/flags" 2>/dev/null)" != "$flags $http2" ]; then
+    rm -f "$objects"/*.o
+    echo "$flags $http2" >"$objects/flags"
+fi
 newest_header=$(ls -t "$root"/native/*.h | head -1)
 for source in "$root"/native/*.c; do
     object=$objects/$(basename "$source" .c).o
     if [ ! "$object" -nt "$source" ] || [ ! "$object" -nt "$newest_header" ]; then
         printf '%s\0%s\0' "$object" "$source"
     fi
-done | xargs -0 -r -n 2 -P "$(nproc)" sh -c 'gcc '"$(echo $flags)"' -I'"$include"' -c "$1" -o "$0"'
+done | xargs -0 -r -n 2 -P "$(nproc)" sh -c 'gcc '"$(echo $flags $http2)"' -I'"$include"' -c "$1" -o "$0"'
 for object in "$objects"/*.o; do
     [ -f "$root/native/$(basename "$object" .o).c" ] || rm "$object"
 done
-gcc -shared -fsanitize=address,undefined "$objects"/*.o -o "$copy/shardserve/_native$suffix"
+gcc -shared -fsanitize=address,undefined "$objects"/*.o $("$root/native/tests/nghttp2.sh" libs) -o "$copy/shardserve/_native$suffix"
 
 # ---- run ----
 
@@ -54,9 +61,11 @@ export UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan"
 export PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 SHARDSERVE_TEST_PATIENCE_S=60 SHARDSERVE_SANITIZED=1
 unset PYTHONPATH
 
-"$python" - <<'CHECK'
+"$python" - "$http2" <<'CHECK'
+import sys
 import shardserve._native as native
 assert ".build/asan" in native.__file__ and native.debug_build, native.__file__
+assert bool(native.nghttp2_version) == bool(sys.argv[1]), (native.nghttp2_version, sys.argv[1])
 CHECK
 
 run() { "$python" -m pytest -q -p no:cacheprovider "$@" 2>&1 | tee -a "$reports/pytest.log" || status=$?; }

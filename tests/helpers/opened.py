@@ -28,6 +28,7 @@ def tls_settings(files: Files | None = None, **given: Any) -> Any:
         "ssl_ca_certs": None,
         "ssl_ciphers": None,
         "ssl_sni": (),
+        "http2": False,
     }
     return SimpleNamespace(**{**defaults, **given})
 

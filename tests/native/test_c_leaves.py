@@ -34,6 +34,7 @@ def test_the_leaves_under_the_sanitizers(tmp_path: Path) -> None:
         lines = compiler.splitlines()
         assert "leaves: ok" in lines
         assert "ws leaves: ok" in lines
+        assert "bucket: ok" in lines
 
 
 # The reader of fuzz_connection.py: it must see each of these, or a finding passes for none.

@@ -33,7 +33,8 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=inde
 GRANIAN = """
 --access-log-fmt --backpressure --blocking-threads --blocking-threads-idle-timeout --env-files
 --http1-buffer-size --http1-header-read-timeout --http1-keep-alive --http1-pipeline-flush
---http2-adaptive-window --log --metrics --metrics-address --metrics-port --metrics-scrape-interval
+--http2-adaptive-window --http2-keep-alive-interval --http2-keep-alive-timeout --http2-max-headers-size
+--http2-max-send-buffer-size --log --metrics --metrics-address --metrics-port --metrics-scrape-interval
 --no-http1-keep-alive --no-log --no-ws --pid-file --process-name --reload-ignore-dirs
 --reload-ignore-paths --reload-ignore-patterns --reload-ignore-worker-failure --reload-paths
 --reload-tick --respawn-failed-workers --respawn-interval --rss-sample-interval --rss-samples
@@ -51,6 +52,7 @@ OTHERS: dict[str, set[str]] = {
         "--no-install-recommends", "--read-only", "--signal", "--stop-timeout", "--system", "--tmpfs",
         "--uid", "--start-period", "--interval", "--timeout", "--from",
     },
+    "http2.md": {"--force-reinstall", "--no-cache-dir", "--http2-prior-knowledge"},  # pip's, curl's
     "systemd.md": {"--kill-whom", "--kill-who", "--signal"},  # systemctl's
     "development.md": {"--listen"},  # debugpy's
     "autobahn.md": {"--write-docs"},  # tests/autobahn's

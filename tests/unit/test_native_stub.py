@@ -117,6 +117,16 @@ def arguments() -> dict[str, Any]:
         "ws_ping_timeout_ms": 1000,
         "ws_idle_ms": 1000,
         "ws_close_ms": 1000,
+        "http2": _native.nghttp2_version is not None,
+        "http2_cleartext": _native.nghttp2_version is not None,
+        "http2_max_concurrent_streams": 10,
+        "http2_initial_stream_window_size": 65535,
+        "http2_initial_connection_window_size": 65535,
+        "http2_max_frame_size": 16384,
+        "http2_max_header_list_size": 1000,
+        "http2_header_table_size": 1000,
+        "http2_ping_interval_ms": 1000,
+        "http2_ping_timeout_ms": 1000,
     }
 
 
@@ -202,6 +212,18 @@ async def test_arguments_are_by_name_only() -> None:
 
 async def test_the_extreme_keep_alive_does_not_overflow() -> None:
     _native.ProtocolFactory(print, **(arguments() | {"keep_alive_ms": (1 << 63) - 1})).close()
+
+
+@pytest.mark.skipif(_native.nghttp2_version is not None, reason="HTTP/2 was built")
+@pytest.mark.parametrize("name", ["http2", "http2_cleartext"])
+async def test_http2_is_refused_where_it_was_not_built(name: str) -> None:
+    with pytest.raises(ValueError, match="libnghttp2-dev"):
+        _native.ProtocolFactory(print, **(arguments() | {name: True}))
+
+
+def test_the_version_of_nghttp2_is_that_of_a_library() -> None:
+    version = _native.nghttp2_version
+    assert version is None or [int(part) for part in version.split(".")[:2]] >= [1, 48]
 
 
 def test_debug_build_is_a_bool() -> None:

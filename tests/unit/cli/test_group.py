@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import shardserve as package
+from shardserve import _native
 from shardserve.cli.group import COMMANDS
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +62,7 @@ def test_version(shardserve, args):
     )
     assert end.startswith(metadata.version("httptools"))
     assert end.endswith(f", {openssl} on Linux\n")
+    assert (f", nghttp2 {_native.nghttp2_version}, " in end) == (_native.nghttp2_version is not None)
     assert openssl.startswith(("OpenSSL 3.", "OpenSSL 1.1.1"))
 
 

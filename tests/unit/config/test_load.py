@@ -101,7 +101,6 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     log_format = "json"
     loop = "asyncio"
     http = "h11"
-    http2 = true
     h11_max_incomplete_event_size = 1
     host = "::1"
     port = 1
@@ -140,6 +139,16 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
     timeout_worker_startup = 5
     timeout_worker_healthcheck = 6
     loop_lag_warn = 0
+    http2 = true
+    http2_cleartext = true
+    http2_max_concurrent_streams = 20
+    http2_initial_stream_window_size = "1MiB"
+    http2-initial-connection-window-size = "2 MiB"
+    http2_max_frame_size = 16385
+    http2_max_header_list_size = "8K"
+    http2_header_table_size = 0
+    http2_ping_interval = 21
+    http2_ping_timeout = 22.5
     ws = "none"
     ws_max_size = "1MiB"
     ws_max_queue = 14
@@ -186,6 +195,10 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
         timeout_request_body_grace_s=9.5, timeout_write_stall_s=0, timeout_keep_alive_s=1,
         timeout_graceful_shutdown_s=2.5, timeout_drain_idle_s=3, timeout_drain_streams_s=4,
         timeout_worker_startup_s=5, timeout_worker_healthcheck_s=6, loop_lag_warn_s=0,
+        http2=True, http2_cleartext=True, http2_max_concurrent_streams=20,
+        http2_initial_stream_window_size_bytes=2**20, http2_initial_connection_window_size_bytes=2**21,
+        http2_max_frame_size_bytes=16385, http2_max_header_list_size_bytes=8192,
+        http2_header_table_size_bytes=0, http2_ping_interval_s=21, http2_ping_timeout_s=22.5,
         ws="none", ws_max_size_bytes=2**20, ws_max_queue=14, ws_max_fragments=15, ws_ping_interval_s=16,
         ws_ping_timeout_s=17.5, ws_per_message_deflate=False, timeout_ws_idle_s=18, timeout_ws_close_s=19,
         control_socket="off", pid="/p", log_level="error", access_log=False, use_colors=True,
@@ -196,7 +209,7 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
         forwarded_allow_ips="10.0.0.1,unix", forwarded_fields="forwarded,x-forwarded-prefix",
         proxy_protocol="auto", reload=True, reload_dirs=("src",),
         reload_includes=("*.html",), reload_excludes=("build",), reload_delay_s=1, timeout_ssl_handshake_s=3,
-        log_format="json", loop="asyncio", http="h11", http2=True, h11_max_incomplete_event_size=1,
+        log_format="json", loop="asyncio", http="h11", h11_max_incomplete_event_size=1,
         access_log_format="common", access_log_file="/var/log/access.log",
         access_log_exclude=("/health*", "/metrics"), access_log_sample=0.0, request_id_header="X-Request-ID",
         traceparent="make", metrics="127.0.0.1:9100",

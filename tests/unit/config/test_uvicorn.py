@@ -21,7 +21,6 @@ WEBSOCKETS = "WebSockets are served by shardserve itself"
         ({"loop": "a:Loop"}, "loop a:Loop is not for shardserve: every worker runs uvloop"),
         ({"http": "h11"}, f"http h11 is not for shardserve: {PARSER}"),
         ({"http": "zttp"}, f"http zttp is not for shardserve: {PARSER}"),
-        ({"http2": True}, "http2 is not for shardserve: HTTP/2 is not served yet; clients speak HTTP/1.1"),
         (
             {"h11_max_incomplete_event_size": 0},
             f"h11-max-incomplete-event-size 0 is not for shardserve: {PARSER}; "
@@ -48,7 +47,7 @@ def test_one_warning_says_what_happens_instead(settings: dict[str, Any], warning
     "settings",
     [
         {},
-        {"loop": "uvloop", "http": "httptools", "ws": "auto", "http2": False, "ssl_version": 17},
+        {"loop": "uvloop", "http": "httptools", "ws": "auto", "http2": True, "ssl_version": 17},
         {"ws": "none", "loop": "auto", "http": "auto"},
         {"reload": True, "reload_dirs": ("a",), "reload_includes": ("b",), "workers": 2},
     ],
@@ -58,5 +57,5 @@ def test_nothing_is_said_of_what_means_the_same(settings: dict[str, Any]) -> Non
 
 
 def test_each_value_has_a_warning_of_its_own() -> None:
-    found = compatibility_warnings(Config(loop="asyncio", http="h11", ws="wsproto", http2=True))
-    assert [line.split()[0] for line in found] == ["loop", "http", "http2", "ws"]
+    found = compatibility_warnings(Config(loop="asyncio", http="h11", ws="wsproto"))
+    assert [line.split()[0] for line in found] == ["loop", "http", "ws"]

@@ -359,6 +359,24 @@ def test_a_context_of_the_programs_own_is_served():
     assert not config.certificates.by_name
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_a_context_of_the_programs_own_is_told_of_http2(on):
+    """What it offers cannot be asked of it; which of its ciphers HTTP/2 must not use can."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    config = quiet(ssl_context_factory=lambda config, default: context, http2=on)
+    config.load()
+    assert bool(config.certificates.context_for(None).not_for_http2) == on
+
+
+def test_http2_without_tls_is_warned_of(caplog):
+    quiet(http2=True, ssl_context_factory=lambda config, default: default())
+    quiet(http2=True, http2_cleartext=True)
+    assert caplog.messages == []
+    quiet(http2=True)
+    (said,) = caplog.messages
+    assert said.startswith("http2 does nothing without TLS")
+
+
 def test_a_context_factory_that_cannot_be_served():
     config = quiet(ssl_context_factory=lambda config, default: "none")
     with pytest.raises(TypeError, match="str object"):

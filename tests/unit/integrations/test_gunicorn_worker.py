@@ -10,6 +10,7 @@ import sys
 import pytest
 from gunicorn.config import Config
 
+from shardserve.config.model import Config as Defaults
 from shardserve.integrations import gunicorn as integration
 from shardserve.integrations.gunicorn import ShardWorker
 from shardserve.integrations.settings import Config as Embedded
@@ -117,13 +118,44 @@ def test_what_has_no_effect_is_told():
     assert log.warnings == []
     cfg.set("access_log_format", "%(h)s")
     cfg.set("pre_request", lambda worker, request: None)
-    cfg.set("http_protocols", "h1,h2")
+    cfg.set("protocol", "uwsgi")
     cfg.set("proxy_protocol", "v1")
     cfg.set("proxy_allow_ips", "10.0.0.1")
     ShardWorker.check_config(cfg, log)
     assert [line.split()[0] for line in log.warnings] == [
-        "access_log_format", "pre_request", "http_protocols", "proxy_allow_ips",
+        "access_log_format", "pre_request", "protocol", "proxy_allow_ips",
     ]  # fmt: skip
+
+
+def test_http2_is_gunicorns_to_switch_on():
+    assert not settings().http2
+    assert not settings(http2_cleartext="prior-knowledge").http2_cleartext  # without "h2" it is ignored there
+    found = settings(http_protocols="h2,h1", certfile="c.pem", http2_cleartext="both")
+    assert (found.http2, found.http2_cleartext) == (True, False)
+    found = settings(http_protocols="h2", http2_cleartext="prior-knowledge")
+    assert (found.http2, found.http2_cleartext) == (True, True)
+    ours = Defaults()
+    assert found.http2_max_concurrent_streams == ours.http2_max_concurrent_streams
+    assert found.http2_initial_stream_window_size_bytes == ours.http2_initial_stream_window_size_bytes
+
+
+def test_the_sizes_of_http2_within_our_bounds():
+    found = settings(
+        http_protocols="h2", certfile="c.pem", http2_max_concurrent_streams=7, http2_max_frame_size=32768,
+        http2_initial_window_size=1000, http2_max_header_list_size=0,
+    )  # fmt: skip
+    assert found.http2_max_concurrent_streams == 7
+    assert found.http2_max_frame_size_bytes == 32768
+    assert found.http2_initial_stream_window_size_bytes == 65535
+    assert found.http2_max_header_list_size_bytes == 2**24
+
+
+def test_an_upgrade_to_http2_is_told_not_to_be_taken():
+    for mechanism, told in (("off", 0), ("prior-knowledge", 0), ("upgrade", 1), ("both", 1)):
+        cfg, log = Config(), Log()
+        cfg.set("http2_cleartext", mechanism)
+        ShardWorker.check_config(cfg, log)
+        assert len(log.warnings) == told
 
 
 def test_a_socket_that_only_we_have_is_not_served_after_us():

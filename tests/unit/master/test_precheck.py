@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from shardserve import _native
 from shardserve.config.model import Config
 from shardserve.errors import ConfigError
 from shardserve.master import banner, precheck
@@ -39,6 +41,32 @@ def test_urls_as_clients_write_them() -> None:
     urls = ["http://127.0.0.1:8000", "unix:/run/s"]
     assert banner.spoken(urls, tls=False) == urls
     assert banner.spoken(urls, tls=True) == ["https://127.0.0.1:8000", "unix:/run/s"]
+
+
+@pytest.mark.parametrize(
+    ("said", "complains"),
+    [("None", True), ("1.52.0", False), ("", False)],  # "": it could not be asked; a worker will say why
+)
+@pytest.mark.parametrize("setting", ["http2", "http2_cleartext"])
+def test_http2_that_was_not_built(
+    said: str, complains: bool, setting: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {said}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ConfigError, match="built without HTTP/2") if complains else nullcontext():
+        precheck.check(Config("a:b", **{setting: True}))  # type: ignore[arg-type]
+
+
+def test_a_build_is_not_asked_where_nobody_wants_http2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", None)
+    precheck.check(Config("a:b"))
+
+
+def test_the_build_that_is_here_is_asked() -> None:
+    """It says what the extension says."""
+    assert precheck._nghttp2_version() == _native.nghttp2_version
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -166,6 +166,104 @@ def test_alpn(authority: Authority, files: Files, offered: list[str], chosen: st
     assert shake_hands(server, client)[1].selected_alpn_protocol() == chosen
 
 
+# HTTP/2 (RFC 9113 §9.2)
+
+GOOD, BAD = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA256"  # BAD: of RFC 9113 Appendix A
+
+
+def old_client(authority: Authority, ciphers: str) -> ssl.SSLContext:
+    """Of TLS 1.2, which prefers HTTP/2."""
+    client = authority.client_context()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers(ciphers)
+    client.set_alpn_protocols(["h2", "http/1.1"])
+    return client
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["h2", "http/1.1"], "h2"), (["http/1.1", "h2"], "h2"), (["http/1.1"], "http/1.1"), (["h3"], None)],
+)
+def test_alpn_with_http2(authority: Authority, files: Files, offered: list[str], chosen: str | None) -> None:
+    client = authority.client_context()
+    client.set_alpn_protocols(offered)
+    server = tls.Certificates(settings(files, http2=True)).context_for(None)
+    assert shake_hands(server, client)[1].selected_alpn_protocol() == chosen
+
+
+def test_every_name_offers_http2(authority: Authority, files: Files) -> None:
+    entry = ("www.example.org", str(files.cert), str(files.key))
+    server = tls.Certificates(settings(files, http2=True, ssl_sni=[entry])).context_for("www.example.org")
+    client = authority.client_context()
+    client.set_alpn_protocols(["h2"])
+    assert shake_hands(server, client)[1].selected_alpn_protocol() == "h2"
+
+
+@pytest.mark.parametrize("ciphers", [None, f"{BAD}:{GOOD}"])
+def test_a_cipher_that_http2_may_use_goes_first(
+    authority: Authority, files: Files, ciphers: str | None
+) -> None:
+    server = tls.Certificates(settings(files, http2=True, ssl_ciphers=ciphers)).context_for(None)
+    mine, theirs = shake_hands(server, old_client(authority, f"{BAD}:{GOOD}"))
+    assert (theirs.selected_alpn_protocol(), theirs.cipher()) == ("h2", (GOOD, "TLSv1.2", 128))
+    assert tls.unfit_for_http2(mine) is None
+
+
+def test_a_client_with_nothing_better_is_served_http_1_1_only(authority: Authority, files: Files) -> None:
+    server = tls.Certificates(settings(files, http2=True)).context_for(None)
+    client = old_client(authority, BAD)
+    assert tls.unfit_for_http2(shake_hands(server, client)[0]) == BAD
+    client.set_alpn_protocols(["http/1.1"])
+    mine, theirs = shake_hands(server, client)
+    assert (theirs.cipher() or ("",))[0] == BAD
+    assert tls.unfit_for_http2(mine) is None
+
+
+def test_without_http2_the_order_is_as_it_was_given(authority: Authority, files: Files) -> None:
+    server = tls.Certificates(settings(files, ssl_ciphers=f"{BAD}:{GOOD}")).context_for(None)
+    mine, theirs = shake_hands(server, old_client(authority, f"{BAD}:{GOOD}"))
+    assert (theirs.cipher() or ("",))[0] == BAD
+    assert tls.unfit_for_http2(mine) is None
+
+
+def test_no_order_drops_a_cipher(files: Files) -> None:
+    def names(**given: Any) -> list[str]:
+        return [
+            one["name"] for one in tls.Certificates(settings(files, **given)).context_for(None).get_ciphers()
+        ]
+
+    every = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"
+    assert sorted(names(http2=True, ssl_ciphers=every)) == sorted(names(ssl_ciphers=every))
+    assert names(http2=True, ssl_minimum_version="TLSv1.3") == names(ssl_minimum_version="TLSv1.3")
+
+
+@pytest.mark.parametrize(
+    "ciphers", ["AES128-SHA", "AES128-GCM-SHA256", BAD, "ADH-AES128-GCM-SHA256:@SECLEVEL=0"]
+)
+def test_ciphers_none_of_which_http2_may_use(files: Files, ciphers: str) -> None:
+    assert mistake(settings(files, http2=True, ssl_ciphers=ciphers)) == (
+        f"ssl-ciphers: {ciphers!r} has no cipher that HTTP/2 may use (RFC 9113 Appendix A); "
+        "add ECDHE+AESGCM, or set ssl-minimum-version TLSv1.3"
+    )
+    tls.check(settings(files, http2=True, ssl_ciphers=ciphers, ssl_minimum_version="TLSv1.3"))
+    tls.check(settings(files, ssl_ciphers=ciphers))
+
+
+def test_a_context_that_a_program_made(authority: Authority, files: Files) -> None:
+    def context() -> ssl.SSLContext:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.load_cert_chain(files.cert, files.key)
+        made.set_ciphers(f"{BAD}:{GOOD}")
+        return made
+
+    client = old_client(authority, f"{BAD}:{GOOD}")
+    mine, theirs = shake_hands(tls.Given(context()).context_for(None), client)
+    assert theirs.selected_alpn_protocol() is None
+    mine, theirs = shake_hands(tls.Given(context(), http2=True).context_for(None), client)
+    assert theirs.selected_alpn_protocol() == "h2"
+    assert tls.unfit_for_http2(mine) == BAD  # its order is the program's
+
+
 def test_no_callback_of_the_ssl_module_is_set(
     files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

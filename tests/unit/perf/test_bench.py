@@ -86,6 +86,8 @@ def test_a_scenario_whose_tool_is_missing_is_skipped_and_the_package_named(
         (("cc",), "ws-echo-64", None, "gcc"),
         (("cc",), "plain", 10.0, "gcc"),
         (("openssl",), "tls", None, "openssl"),
+        (("h2load",), "h2-plain", None, "nghttp2-client"),
+        (("openssl",), "h2-tls", None, "openssl"),
     ],
 )
 def test_what_a_scenario_needs_and_lacks(

@@ -12,9 +12,10 @@ from perf import peer_env
 from perf.peer_env import Interpreters, missing
 from perf.peers import BASELINE, BY_NAME, SERVERS, Home, Server, requirements
 from perf.scenarios import BY_NAME as SCENARIOS
-from perf.scenarios import WEBSOCKET
+from perf.scenarios import HTTP2, WEBSOCKET
 
-FIELDS = {"python", "app", "port", "workers", "floor", "ws_floor", "node", "perf", "folder"}
+FIELDS = {"python", "app", "port", "workers", "floor", "ws_floor", "h2_floor", "node", "nghttpd", "perf"}
+FIELDS |= {"folder", "answer"}
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
@@ -27,6 +28,9 @@ def test_rows_are_whole(server: Server) -> None:
     assert (server.scenarios or set()) <= SCENARIOS.keys()
     assert server.static is None or any("{static}" in part for part in server.static)
     assert server.tls is None or {"{cert}", "{key}"} <= set(server.tls)
+    assert server.http2_tls is None or {"{cert}", "{key}"} <= set(server.http2_tls)
+    # A row that names an HTTP/2 scenario speaks HTTP/2, with TLS where the scenario has it.
+    assert all(server.protocol(SCENARIOS[name]) is not None for name in HTTP2 & (server.scenarios or set()))
 
 
 def test_names_are_unique_and_the_baseline_is_among_them() -> None:
@@ -38,6 +42,26 @@ def test_the_websocket_scenarios_have_the_baseline_and_the_yardsticks() -> None:
     taking_part = {row.name for row in SERVERS if row.scenarios is None or row.scenarios & WEBSOCKET}
     assert {"ws-floor", "picows", "shardserve", BASELINE, "h2corn", "granian-ws"} <= taking_part
     assert not {"floor", "node", "freastal", "fastpysgi", "granian"} & taking_part
+
+
+def test_the_http2_scenarios_have_the_peers_and_the_floors() -> None:
+    def speaking(name: str) -> set[str]:
+        rows = [row for row in SERVERS if row.scenarios is None or name in row.scenarios]
+        return {row.name for row in rows if row.by_default and row.protocol(SCENARIOS[name]) is not None}
+
+    peers = {"shardserve", BASELINE, "h2corn", "granian", "hypercorn", "gunicorn", "nghttpd"}
+    assert speaking("h2-plain") == speaking("h2-1") == peers | {"h2-floor"}
+    assert speaking("h2-tls") == speaking("h2-post-1k") == peers
+
+
+def test_what_is_added_for_a_protocol_is_that_of_the_scenario() -> None:
+    row = BY_NAME["granian"]
+    assert row.protocol(SCENARIOS["plain"]) == ()
+    assert row.protocol(SCENARIOS["tls"]) == row.tls
+    assert row.protocol(SCENARIOS["h2-plain"]) == row.http2 == ("--http", "2")
+    assert row.protocol(SCENARIOS["h2-tls"]) == row.http2_tls == (*("--http", "2"), *(row.tls or ()))
+    assert BY_NAME["freastal"].protocol(SCENARIOS["h2-plain"]) is None
+    assert BY_NAME["floor"].protocol(SCENARIOS["tls"]) is None
 
 
 def test_every_peer_of_the_comparison_is_there_and_runs_by_default() -> None:

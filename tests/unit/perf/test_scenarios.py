@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from perf import cli, static_file
-from perf.scenarios import BY_NAME, HTTP, SCENARIOS, WEBSOCKET, Scenario, request_bytes
+from perf.scenarios import BY_NAME, HTTP, HTTP2, SCENARIOS, WEBSOCKET, Scenario, request_bytes
 
 
 def test_names_are_unique_and_fit_in_a_file_name() -> None:
@@ -51,9 +53,28 @@ def test_the_file_is_the_body_of_body_100k_and_made_once(
     assert path.read_bytes() == BY_NAME["static"].expect_body, "one that was cut off is made again"
 
 
-def test_every_scenario_is_http_or_websocket() -> None:
-    assert BY_NAME.keys() == HTTP | WEBSOCKET
-    assert not HTTP & WEBSOCKET
+def test_every_scenario_is_http_or_websocket_or_http2() -> None:
+    assert BY_NAME.keys() == HTTP | WEBSOCKET | HTTP2
+    assert len(BY_NAME) == len(HTTP) + len(WEBSOCKET) + len(HTTP2)
+
+
+def test_http2_is_measured_on_32_connections_of_16_streams_with_and_without_tls() -> None:
+    rows = [BY_NAME[name] for name in HTTP2]
+    assert {(row.connections, row.pipeline) for row in rows} == {(32, 16), (None, 1)}
+    plain, tls = BY_NAME["h2-plain"], BY_NAME["h2-tls"]
+    assert (plain.tls, tls.tls) == (False, True)
+    assert (
+        (plain.app, plain.expect_body) == (tls.app, tls.expect_body) == ("perf.apps:plain", b"Hello, world!")
+    )
+    assert {len(row.expect_body) for row in rows} == {13, 4, 10240}
+    assert {row.unit for row in rows} == {"req"}
+
+
+def test_a_folder_with_the_answer_as_a_file(tmp_path: Path) -> None:
+    assert static_file.answer(b"first", tmp_path) == static_file.answer(b"answer", tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "answer").iterdir()} == {
+        "index.html": b"answer"
+    }
 
 
 def test_the_echo_is_measured_small_and_large_shallow_and_deep() -> None:
@@ -66,25 +87,35 @@ def test_the_echo_is_measured_small_and_large_shallow_and_deep() -> None:
 def test_a_group_stands_for_its_rows() -> None:
     names = ",".join(scenario.name for scenario in SCENARIOS if scenario.group == "ws-echo")
     assert set(names.split(",")) == WEBSOCKET
+    assert set((cli.without_groups("h2") or "").split(",")) == HTTP2
     assert cli.without_groups("plain, ws-echo") == f"plain,{names}"
     assert cli.without_groups("plain,nonesuch") == "plain,nonesuch"
     assert cli.without_groups(",") == ","
     assert cli.without_groups(None) is None
 
 
-@pytest.mark.parametrize("scenario", [BY_NAME[name] for name in sorted(HTTP)], ids=lambda row: row.name)
-async def test_the_app_answers_what_the_table_expects(
-    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    "scenario", [BY_NAME[name] for name in sorted(HTTP | HTTP2)], ids=lambda row: row.name
+)
+async def test_the_app_answers_what_the_table_expects(scenario: Scenario) -> None:
     for package in scenario.packages:
         pytest.importorskip(package)
-    if "django" in scenario.packages:  # whose settings are one for each process, and other tests have theirs
-        conf = importlib.import_module("django.conf")
-        monkeypatch.setattr(conf.settings, "_wrapped", conf.empty)
     module, _, attribute = scenario.app.partition(":")
-    app = getattr(importlib.import_module(module), attribute)
-    status, body = await _call(app, scenario)
+    with _django_settings() if "django" in scenario.packages else contextlib.nullcontext():
+        app = getattr(importlib.import_module(module), attribute)
+        status, body = await _call(app, scenario)
     assert (status, body) == (200, scenario.expect_body)
+
+
+@contextlib.contextmanager
+def _django_settings() -> Iterator[None]:
+    """Django's settings as in a new process: they are one for each, and other tests have theirs."""
+    conf = importlib.import_module("django.conf")
+    wrapped, conf.settings._wrapped = conf.settings._wrapped, conf.empty
+    try:
+        yield
+    finally:
+        conf.settings._wrapped = wrapped
 
 
 async def _call(app: Any, scenario: Scenario) -> tuple[int, bytes]:

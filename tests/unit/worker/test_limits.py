@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,16 @@ DEFAULTS: dict[str, Any] = {
     "ws_idle_ms": 0,
     "ws_close_ms": 10_000,
     "ws_compress_min": WS_COMPRESS_MIN_BYTES,
+    "http2": False,
+    "http2_cleartext": False,
+    "http2_max_concurrent_streams": 128,
+    "http2_initial_stream_window_size": 262_144,
+    "http2_initial_connection_window_size": 1_048_576,
+    "http2_max_frame_size": 16_384,
+    "http2_max_header_list_size": 65_536,
+    "http2_header_table_size": 4096,
+    "http2_ping_interval_ms": 30_000,
+    "http2_ping_timeout_ms": 20_000,
 }
 # Setting, value, argument, what arrives.
 EACH: list[tuple[str, Any, str, Any]] = [
@@ -81,6 +92,16 @@ EACH: list[tuple[str, Any, str, Any]] = [
     ("ws_per_message_deflate", False, "websocket", EngineSaid(deflate=False)),
     ("timeout_ws_idle_s", 600, "ws_idle_ms", 600_000),
     ("timeout_ws_close_s", 0.5, "ws_close_ms", 500),
+    ("http2", True, "http2", True),
+    ("http2_cleartext", True, "http2_cleartext", True),
+    ("http2_max_concurrent_streams", 5, "http2_max_concurrent_streams", 5),
+    ("http2_initial_stream_window_size_bytes", 65_535, "http2_initial_stream_window_size", 65_535),
+    ("http2_initial_connection_window_size_bytes", 65_536, "http2_initial_connection_window_size", 65_536),
+    ("http2_max_frame_size_bytes", 16_385, "http2_max_frame_size", 16_385),
+    ("http2_max_header_list_size_bytes", 303, "http2_max_header_list_size", 303),
+    ("http2_header_table_size_bytes", 304, "http2_header_table_size", 304),
+    ("http2_ping_interval_s", 5, "http2_ping_interval_ms", 5000),
+    ("http2_ping_timeout_s", 5.5, "http2_ping_timeout_ms", 5500),
 ]
 
 
@@ -106,7 +127,7 @@ def test_a_setting_changes_its_own_argument_only(
 def test_every_argument_and_every_limit_is_tested_here() -> None:
     tested = {argument for _, _, argument, _ in EACH} | {"ws_max_size", "ws_compress_min"}
     assert tested == set(DEFAULTS) == set(get_type_hints(RequestLimits))
-    of_requests = {one.attribute for one in SETTINGS if one.group in ("Limits", "WebSocket")}
+    of_requests = {one.attribute for one in SETTINGS if one.group in ("Limits", "Http2", "WebSocket")}
     assert of_requests <= {setting for setting, _, _, _ in EACH} | {"ws_max_size_bytes"}
 
 
@@ -127,7 +148,7 @@ def test_each_factory_has_an_engine_of_its_own() -> None:
     "argument",
     [
         "first_byte_ms", "head_ms", "body_window_ms", "write_stall_ms", "ws_ping_interval_ms",
-        "ws_ping_timeout_ms", "ws_idle_ms", "ws_close_ms",
+        "ws_ping_timeout_ms", "ws_idle_ms", "ws_close_ms", "http2_ping_interval_ms", "http2_ping_timeout_ms",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(("seconds", "arrives"), [(0, 0), (0.0001, 1), (0.0015, 2)])
@@ -146,6 +167,11 @@ def test_no_limit_is_0() -> None:
         "websocket": EngineSaid(max_size_bytes=0),
     }  # fmt: skip
     assert request_limits(Config(**none)) == DEFAULTS | arrives
+
+
+def test_an_empty_table_is_not_the_default_one() -> None:
+    """0 is the native side's default; into 1 byte fits no entry, each of which is 32 and more."""
+    assert request_limits(Config(http2_header_table_size_bytes=0))["http2_header_table_size"] == 1
 
 
 def test_an_idle_connection_can_be_closed_at_once() -> None:
@@ -240,6 +266,37 @@ def test_without_websockets_a_handshake_is_an_ordinary_get(worker: Worker) -> No
     assert worker.drain() == 0
     (line,) = [text for text in worker.out.read_text().splitlines() if "INFO" in text]
     assert line.endswith(' - "GET /ws HTTP/1.1" 200 OK')
+
+
+@pytest.mark.skipif(_native.nghttp2_version is None, reason="HTTP/2 was not built")
+def test_the_settings_of_http2_reach_the_client(worker: Worker) -> None:
+    """RFC 9113 §6.5.2; the connection's window is opened by a WINDOW_UPDATE behind them (§6.9.2)."""
+    worker.ready(
+        "shardserve.demo:app",
+        http2_cleartext=True,
+        http2_max_concurrent_streams=7,
+        http2_initial_stream_window_size_bytes=70_000,
+        http2_initial_connection_window_size_bytes=80_000,
+        http2_max_frame_size_bytes=20_000,
+        http2_max_header_list_size_bytes=30_000,
+        http2_header_table_size_bytes=1000,
+    )
+    with send(worker, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0") as caller:
+        file = caller.makefile("rb")
+        found, opened_by = {}, None
+        while opened_by is None:
+            head = file.read(9)
+            payload = file.read(int.from_bytes(head[:3], "big"))
+            if head[3:5] == b"\4\0":  # SETTINGS, no ACK
+                found = dict(struct.iter_unpack("!HI", payload))
+            elif head[3] == 8:  # WINDOW_UPDATE
+                opened_by = int.from_bytes(payload, "big")
+    expected = {1: 1000, 3: 7, 4: 70_000, 5: 20_000, 6: 30_000, 8: 1, 9: 1}
+    assert (found, 65_535 + opened_by) == (expected, 80_000)
+    assert answer(send(worker, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).startswith(
+        b"HTTP/1.1 200 "
+    )
+    assert worker.drain() == 0
 
 
 def test_a_refused_handshake_reaches_the_server_log(worker: Worker) -> None:

@@ -11,7 +11,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -436,6 +436,24 @@ def test_a_client_without_a_common_version(start: Start, client: ssl.SSLContext)
         server.connect_tls(client)
     (reject,) = server.take_rejects()
     assert reject.reason == "TLS handshake: unsupported protocol"
+
+
+def test_http2_with_a_cipher_that_it_must_not_use(start: Start, client: ssl.SSLContext) -> None:
+    """RFC 9113 Appendix A. A client that obeys it has another one, which is then chosen."""
+    server = start(ssl={"http2": True})
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers("ECDHE-ECDSA-AES128-SHA256")
+    assert server.connect_tls(client).ask(get(b"/", b"Connection: close")).status == 200
+    client.set_alpn_protocols(["h2", "http/1.1"])
+    with suppress(OSError):
+        assert server.connect_tls(client).sock.recv(1) == b""
+    until(lambda: server.rejects != [])
+    (reject,) = server.take_rejects()
+    assert (reject.status, reject.reason) == (
+        0,
+        "TLS handshake: HTTP/2 with ECDHE-ECDSA-AES128-SHA256 is not allowed (RFC 9113 Appendix A)",
+    )
+    until(lambda: server.factory.connections == 0)
 
 
 # How many
