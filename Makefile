@@ -1,6 +1,6 @@
 # The two commands: `make run` (build, serve the demo on every core) and `make test` (everything CI runs).
-# Everything is installed into .venv; nothing outside this folder changes, except that `make test` asks apt
-# for the tools its tests drive, where it is root and they are missing.
+# Everything is installed into .venv; nothing outside this folder changes, except that where they are root and it is
+# missing, `make run` asks apt for what HTTP/2 is built with, and `make test` for the tools its tests drive.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ COMPUTING := tests/unit tests/native tests/budget
 NATIVE := $(wildcard native/*.c native/*.h)
 
 .PHONY: help run test serving computing build lint format unit native-tests fuzz-smoke sanitize pythons install-check tools generated \
-        bench leaks fuzz autobahn clean
+        bench leaks fuzz h2spec autobahn clean
 
 help:
 	@echo "make run           build and serve $(APP) on every core (make run ARGS='--port 9000')"
@@ -24,6 +24,7 @@ help:
 	@echo "make sanitize      the native tests under AddressSanitizer and UBSan"
 	@echo "make bench         CPU per request against the installed peers (docs/perf-lab.md)"
 	@echo "make leaks | fuzz  the long runs"
+	@echo "make h2spec        h2spec, where it is installed, over HTTP/2 with and without TLS"
 	@echo "make autobahn      Autobahn's WebSocket suite (ARGS='7 12.1.*' or ARGS=--smoke); needs a Python 2.7"
 	@echo "make generated     rewrite the generated files (docs/reference)"
 	@echo "make format        ruff format"
@@ -52,7 +53,8 @@ $(VENV)/bin/python:
 	  { echo "shardserve needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml $(NATIVE)
+$(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml setup.py $(NATIVE)
+	@sh .ci/nghttp2
 	@echo "building shardserve (about half a minute the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
@@ -113,6 +115,9 @@ leaks: build
 fuzz: build
 	$(MAKE) -C native/tests fuzz PYTHON=$(CURDIR)/$(BIN)/python
 	SHARDSERVE_MUTATIONS=1000000 SHARDSERVE_MUTATIONS_SEED=$$(date +%s) $(PYTEST) -q tests/conformance/test_mutations.py
+
+h2spec: build
+	$(PYTEST) -q -rs tests/e2e/test_h2spec.py
 
 autobahn: build
 	$(BIN)/python -m tests.autobahn $(ARGS)
