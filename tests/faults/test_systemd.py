@@ -57,6 +57,10 @@ class Manager:
         """Everything so far, but for the watchdog's pings and the lines for people."""
         return [one for one in self.heard if not one.lines[0].startswith(("WATCHDOG", "STATUS"))]
 
+    def said(self, how: str) -> list[str]:
+        """The lines for people that begin so."""
+        return [line for one in self.heard for line in one.lines if line.startswith(f"STATUS={how}")]
+
     def states(self) -> list[tuple[int, str]]:
         """Who said what, in order: the first line of each."""
         return [(one.pid, one.lines[0]) for one in self.listen()]
@@ -132,7 +136,7 @@ def test_a_reload_that_fails_ends_as_well(serve: Serve, manager: Manager, app_di
     (notes / "broken").touch()
     server.send(signal.SIGHUP)
     assert [state for _, state in manager.hears(3)] == ["READY=1", "RELOADING=1", "READY=1"]
-    said = [line for one in manager.heard for line in one.lines if line.startswith("STATUS=reload failed")]
+    said = until(lambda: manager.said("reload failed"), "its STATUS, which comes behind the state")
     assert "LookupError: the new version is broken" in said[0]
 
 
