@@ -90,6 +90,10 @@ account_head(Cycle *cycle, PyObject *fields)
 void
 account_answered(Cycle *cycle, int status)
 {
+    cycle->facts = (HeadFacts){.content_length = -1}; /* of a head of the app's that is not sent */
+    cycle->has_own_id = false;
+    accesslog_forget(cycle->response_fields);
+    cycle->response_fields = NULL;
     cycle->status = status;
     cycle->no_body = cycle->head_only;
     cycle->body_sent = strlen(head_reason(status));

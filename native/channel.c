@@ -6,6 +6,7 @@
 #include "cycle.h"
 
 #include "await.h"
+#include "pieces.h"
 #include "websocket.h"
 
 #define ILLEGAL 0xff
@@ -52,20 +53,6 @@ receive_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObjec
     return (PyObject *)waiter;
 }
 
-/* Takes the held body as one bytes object; new reference, NULL with MemoryError. */
-static PyObject *
-take_body(Cycle *cycle)
-{
-    PyObject *body = cycle->body;
-    cycle->body = NULL;
-    cycle->body_bytes = 0;
-    if (!PyList_CheckExact(body))
-        return body;
-    PyObject *joined = PyObject_CallMethod(cycle->factory->state->empty_bytes, "join", "O", body);
-    Py_DECREF(body);
-    return joined;
-}
-
 static PyObject *
 body_message(Cycle *cycle)
 {
@@ -76,7 +63,8 @@ body_message(Cycle *cycle)
     if (cycle->body != NULL) {
         if (cycle->wire->took_body != NULL && cycle->stream != NULL)
             cycle->wire->took_body(cycle, cycle->body_bytes);
-        PyObject *body = take_body(cycle);
+        cycle->body_bytes = 0;
+        PyObject *body = pieces_take(state, &cycle->body);
         int set = body == NULL ? -1 : PyDict_SetItem(message, state->names.body, body);
         Py_XDECREF(body);
         if (set < 0)

@@ -201,8 +201,11 @@ void connection_adjust_reading(Connection *connection);
 /* Calls a transport method without arguments; errors are unraisable. May run Python. */
 void connection_call_transport(Connection *connection, PyObject *name);
 
-/* The app that serves the target's path instead of the factory's; NULL: none does. Borrowed. */
-PyObject *intake_static_app(const Cycle *cycle);
+/* The scope of a request. NULL: out of memory, which is reported. May run Python. */
+PyObject *intake_scope(Connection *connection, Cycle *cycle, bool forwarded);
+
+/* Calls the app, or what serves the path in its place. Steals the scope. May run Python. */
+void intake_start(Cycle *cycle, PyObject *scope);
 
 /* intake.c, for connection.c: asyncio.Protocol */
 PyObject *connection_data_received(PyObject *self, PyObject *data);
@@ -221,7 +224,10 @@ connection_close_output(Connection *connection)
  * the connection end once it is flushed. Nothing more is parsed. May run Python. */
 void connection_reject(Connection *connection, int status, const char *reason);
 
-/* Tells the worker of that; status 0: without an answer. May run Python. */
+/* Tells the worker of that, and of what else is ended for its peer's conduct. `status`: of HTTP, a close code of WebSocket,
+ * or one of these. May run Python. */
+#define REPORT_CLOSED 0  /* the connection, without an answer */
+#define REPORT_RESET (-1) /* one stream of it (HTTP/2) */
 void connection_report(const Connection *connection, int status, const char *reason);
 
 /* limit_concurrency is reached: answers the current request with 503 in the app's place. May run Python. */

@@ -8,10 +8,11 @@
 #include "accesslog.h"
 #include "await.h"
 #include "http2.h"
+#include "pieces.h"
 #include "task.h"
 #include "websocket.h"
 
-#define FREE_CYCLES 256
+#define FREE_CYCLES SPARES(256)
 
 /* ---- made, and made again ---- */
 
@@ -151,18 +152,7 @@ cycle_clear_free(Factory *factory)
 int
 cycle_feed_body(Cycle *cycle, PyObject *bytes)
 {
-    if (cycle->body != NULL && !PyList_CheckExact(cycle->body)) {
-        PyObject *list = PyList_New(0); /* may run Python, and that may take the body */
-        if (list == NULL)
-            return -1;
-        if (cycle->body != NULL && !PyList_CheckExact(cycle->body) && PyList_Append(list, cycle->body) == 0)
-            Py_SETREF(cycle->body, list);
-        else
-            Py_DECREF(list);
-    }
-    if (cycle->body == NULL)
-        cycle->body = Py_NewRef(bytes);
-    else if (PyList_Append(cycle->body, bytes) < 0)
+    if (pieces_add(&cycle->body, bytes) < 0)
         return -1;
     cycle->body_bytes += (size_t)PyBytes_GET_SIZE(bytes);
     cycle->body_received += PyBytes_GET_SIZE(bytes);

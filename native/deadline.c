@@ -250,7 +250,7 @@ enforce_stalls(Factory *factory, int64_t now_ms)
         if (list_empty(&connection->stall_timer) || !is_stalled(connection, now_ms))
             continue;
         if (!connection->rejected)
-            connection_report(connection, 0, "it took none of its response within timeout-write-stall");
+            connection_report(connection, REPORT_CLOSED, "it took none of its response within timeout-write-stall");
         http1_reset(connection); /* or the kernel keeps megabytes for who does not take them */
         connection_gone(connection);
     }

@@ -42,6 +42,9 @@ static const char *const CODINGS[] = {"gzip", "x-gzip", "deflate", "compress", "
 
 static const char *const POLICIES[] = {"safe", "allow", "drop", "reject"}; /* Underscores */
 
+/* What a field costs beyond its texts, as a line of HTTP/1.1: a colon, a space, CRLF. */
+#define FIELD_LINE_BYTES 4
+
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 int
@@ -150,6 +153,17 @@ fields_begin(Connection *connection)
     connection->connection_upgrade = false;
     connection->connection_close = false;
     connection->connection_keep_alive = false;
+}
+
+int
+fields_admit(Connection *connection, Py_ssize_t name_length, Py_ssize_t value_length)
+{
+    const Limits *limits = &connection->factory->limits;
+    if (UNLIKELY(++connection->field_count > limits->request_fields))
+        return request_refuse(connection, 431, "more fields than limit-request-fields");
+    if (UNLIKELY(name_length + value_length + FIELD_LINE_BYTES > limits->request_field_size))
+        return request_refuse(connection, 431, "a field is larger than limit-request-field-size");
+    return 0;
 }
 
 /* The coding after one more member of the list. */
@@ -360,6 +374,16 @@ fields_drop_shadows(const State *state, Cycle *cycle)
     return result;
 }
 
+int
+fields_check_body(Connection *connection)
+{
+    if (connection->content_length > connection->factory->limits.request_body)
+        return request_refuse(connection, 413, "the request body is larger than limit-request-body");
+    if (connection->expectation_failed)
+        return request_refuse(connection, 417, "only 100-continue is understood in Expect"); /* RFC 9110 §10.1.1 */
+    return 0;
+}
+
 /* RFC 9112 §3.2.2: the host of an absolute target counts, not the Host field. 0, or -1: refused. */
 static int
 put_target_host(Connection *connection, Cycle *cycle)
@@ -399,11 +423,7 @@ check_framing(Connection *connection, const Cycle *cycle)
         return request_refuse(connection, 400, "Transfer-Encoding is not chunked"); /* RFC 9112 §6.3 */
     if (connection->coding == CODING_STACKED)
         return request_refuse(connection, 501, "only chunked is understood as Transfer-Encoding");
-    if (connection->content_length > connection->factory->limits.request_body)
-        return request_refuse(connection, 413, "the request body is larger than limit-request-body");
-    if (connection->expectation_failed)
-        return request_refuse(connection, 417, "only 100-continue is understood in Expect"); /* RFC 9110 §10.1.1 */
-    return 0;
+    return fields_check_body(connection);
 }
 
 int

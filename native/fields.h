@@ -25,6 +25,9 @@ typedef enum {
 /* The policy called `name`, or -1 with ValueError. */
 int fields_underscores(const char *name);
 
+/* Counts one more field: 0, or -1: refused, it is over a limit. */
+int fields_admit(Connection *connection, Py_ssize_t name_length, Py_ssize_t value_length);
+
 /* Takes one field of the incoming request. 0, or -1: refused. */
 int fields_take(Connection *connection, Cycle *cycle, PyObject *name, PyObject *value);
 
@@ -46,6 +49,9 @@ bool fields_forbid_trailer(const char *name, size_t length);
 
 /* The head is complete: 0, or -1: refused. Drops what `underscores` drops, and puts an absolute target's host into Host. */
 int fields_check(Connection *connection, Cycle *cycle);
+
+/* Whether the body that a whole head announces is taken. 0, or -1: refused. */
+int fields_check_body(Connection *connection);
 
 /* Fills State.field_names and the field_* pointers. 0, or -1. */
 int fields_init_names(State *state);

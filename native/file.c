@@ -82,7 +82,7 @@ typedef enum { PUMP_ON, PUMP_WAIT, PUMP_BROKEN } Pump;
 static Pump
 break_off(Connection *connection, const char *reason)
 {
-    connection_report(connection, 0, reason);
+    connection_report(connection, REPORT_CLOSED, reason);
     http1_reset(connection);
     connection_gone(connection);
     return PUMP_BROKEN;

@@ -4,7 +4,6 @@
  */
 #include "connection.h"
 
-#include "accesslog.h"
 #include "account.h"
 #include "await.h"
 #include "chars.h"
@@ -297,10 +296,6 @@ http1_fail(Cycle *cycle)
     if (connection->head_open)
         writer_rollback(&connection->out, connection->head_mark);
     connection->head_open = false;
-    cycle->facts = (HeadFacts){.content_length = -1};
-    cycle->has_own_id = false;
-    accesslog_forget(cycle->response_fields);
-    cycle->response_fields = NULL;
     account_answered(cycle, 500);
     http1_simple_response(connection, 500, head_reason(500), cycle->head_only, cycle->version_10,
                           decide_keep(connection, cycle));

@@ -16,7 +16,6 @@ http2_version(void)
 #ifdef SHARDSERVE_NGHTTP2
 
 #include "chars.h"
-#include "deadline.h"
 #include "output.h"
 
 /* Every frame that nghttp2 may have to send at once goes into one header block of at most this. */
@@ -66,7 +65,7 @@ index_fixed_fields(Http2Shared *shared, PyObject *lines)
     for (size_t i = 0; i < length; i++)
         count += text[i] == '\n';
     shared->fixed_text = PyMem_Malloc(length + 1);
-    shared->fixed = PyMem_Calloc(count + 1, sizeof(FixedField));
+    shared->fixed = PyMem_Calloc(count + 1, sizeof(HeadField));
     if (shared->fixed_text == NULL || shared->fixed == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -77,7 +76,7 @@ index_fixed_fields(Http2Shared *shared, PyObject *lines)
         char *end = memchr(line, '\r', length - (size_t)(line - shared->fixed_text));
         char *colon = memchr(line, ':', (size_t)(end - line));
         chars_lower(line, line, (size_t)(colon - line));
-        shared->fixed[i] = (FixedField){line, colon + 2, (size_t)(colon - line), (size_t)(end - colon) - 2};
+        shared->fixed[i] = (HeadField){line, colon + 2, (size_t)(colon - line), (size_t)(end - colon) - 2};
         line = end + 2;
     }
     shared->fixed_count = count;
@@ -287,7 +286,7 @@ feed(Connection *connection, PyObject *data, Py_ssize_t at)
     if (UNLIKELY(taken < 0))
         session_failed(connection, (int)taken);
     if (UNLIKELY(http2->calm != NULL))
-        http2_report_calm(connection);
+        http2_report_calm(connection); /* before streams end by it: it is not their client that leaves */
     request2_run(connection);
     http2_settle(connection);
 }
@@ -472,10 +471,8 @@ http2_check(const Connection *connection)
         CHECK(stream->connection == connection);
         CHECK(stream->cycle == NULL || (stream->cycle->lane == stream && stream->cycle->stream == (PyObject *)connection));
         CHECK(stream->cycle == NULL || stream->tunnel == NULL);
-        for (int i = 0; i < stream->chunk_count; i++) {
-            PyObject **slots = stream->chunks != NULL ? stream->chunks : stream->inline_chunks;
-            queued += PyBytes_GET_SIZE(slots[(stream->chunk_first + i) % stream->chunk_room]);
-        }
+        for (int i = 0; i < stream->chunks.count; i++)
+            queued += PyBytes_GET_SIZE(*ring_slot(&stream->chunks, i));
         CHECK(queued == stream->queued + (int64_t)stream->chunk_offset);
         CHECK(stream->file >= 0 || stream->file_left == 0);
     }

@@ -10,7 +10,6 @@
 
 #ifdef SHARDSERVE_NGHTTP2
 
-#include "deadline.h"
 #include "output.h"
 
 /* So long after its last stream a client may not have read all of it. */
@@ -65,10 +64,7 @@ http2_drain(Connection *connection)
     if (http2->open_count > 0 || !http2->greeted || connection_has_unread(connection))
         return; /* http2_fill(), or http2_look() */
     http2_last_goaway(connection);
-    Py_INCREF(connection);
     wire2_flush(connection);
-    connection_check(connection);
-    Py_DECREF(connection);
 }
 
 void
@@ -80,10 +76,7 @@ http2_finish(Connection *connection)
         http2_first_goaway(connection);
     else
         http2_last_goaway(connection);
-    Py_INCREF(connection);
     wire2_flush(connection);
-    connection_check(connection);
-    Py_DECREF(connection);
 }
 
 /* ---- over ---- */

@@ -57,6 +57,44 @@ guard_sent(Connection *connection)
     bucket_drain(&connection->http2->controls, CONTROLS_A_FRAME);
 }
 
+/* What a peer did for which nghttp2 resets a stream; NULL: it was no fault of the peer's. */
+static const char *
+stream_fault(uint32_t code)
+{
+    switch (code) {
+    case NGHTTP2_PROTOCOL_ERROR: return "HTTP/2: PROTOCOL_ERROR: the request is malformed";
+    case NGHTTP2_FLOW_CONTROL_ERROR: return "HTTP/2: FLOW_CONTROL_ERROR: against the stream's windows";
+    case NGHTTP2_STREAM_CLOSED: return "HTTP/2: STREAM_CLOSED: a frame behind the end of the request";
+    case NGHTTP2_FRAME_SIZE_ERROR: return "HTTP/2: FRAME_SIZE_ERROR: a frame of the wrong length";
+    default: return NULL;
+    }
+}
+
+void
+guard_stream_fault(Connection *connection, Stream *stream, uint32_t code)
+{
+    const char *fault = stream_fault(code);
+    if (fault == NULL)
+        return;
+    guard_reset(connection);
+    if (stream == NULL || connection->http2->ended)
+        return; /* it is over, or the connection is */
+    stream->trouble = fault;
+    stream_note(stream);
+}
+
+void
+guard_session_fault(Connection *connection, const nghttp2_goaway *frame)
+{
+    Http2 *http2 = connection->http2;
+    if (frame->error_code == NGHTTP2_NO_ERROR || http2->ended)
+        return;
+    http2->ended = true;
+    (void)snprintf(http2->fault, sizeof(http2->fault), "HTTP/2: %s%s%.*s", nghttp2_http2_strerror(frame->error_code),
+                   frame->opaque_data_len > 0 ? ": " : "", (int)frame->opaque_data_len, (const char *)frame->opaque_data);
+    http2->calm = http2->fault;
+}
+
 void
 http2_end_session(Connection *connection, uint32_t code)
 {
@@ -75,18 +113,15 @@ http2_report_calm(Connection *connection)
     if (reason == NULL || connection->rejected)
         return;
     connection->rejected = true;
-    connection_report(connection, 0, reason);
+    connection_report(connection, REPORT_CLOSED, reason);
 }
 
 void
 http2_reject(Connection *connection, const char *reason)
 {
-    connection->http2->calm = reason;
-    http2_end_session(connection, NGHTTP2_ENHANCE_YOUR_CALM);
+    calm(connection, reason);
     http2_report_calm(connection);
-    Py_INCREF(connection);
     wire2_flush(connection);
-    Py_DECREF(connection);
 }
 
 /* ---- what is waited for ---- */
@@ -177,25 +212,25 @@ takes_nothing(const Stream *stream, int64_t now_ms)
  * for a failure, so that the RST_STREAM comes later. */
 #define STOP_INPUT_MS 100
 
-/* One stream that took too long. May run Python. */
+/* Ends a stream that took too long, or notes that it is to be refused. Runs no Python. */
 static void
-look_at_stream(Connection *connection, Stream *stream, int64_t now_ms)
+look_at_stream(const Connection *connection, Stream *stream, int64_t now_ms)
 {
     if (stream->end_sent && !stream->input_done && now_ms - stream->end_ms >= STOP_INPUT_MS) {
         stream_reset(stream, NGHTTP2_NO_ERROR);
-        output_flush(connection);
-        return;
     }
-    if (sends_too_slowly(stream, now_ms)) {
-        request2_refuse(connection, stream, 408, "the request body came more slowly than min-request-body-rate");
-        return;
+    else if (stream->reject_status == 0 && sends_too_slowly(stream, now_ms)) {
+        stream->reject_status = 408;
+        stream->reject_reason = "the request body came more slowly than min-request-body-rate";
+        stream_note(stream);
     }
-    if (!takes_nothing(stream, now_ms))
-        return;
-    stream_reset(stream, NGHTTP2_CANCEL);
-    if (!connection->rejected)
-        connection_report(connection, 0, "it took none of its response within timeout-write-stall");
-    output_flush(connection);
+    else if (takes_nothing(stream, now_ms)) {
+        stream_reset(stream, NGHTTP2_CANCEL);
+        if (connection->rejected)
+            return;
+        stream->trouble = "it took none of its response within timeout-write-stall";
+        stream_note(stream);
+    }
 }
 
 /* Asks a silent peer whether it is there, while it waits for something. May run Python. */
@@ -204,21 +239,20 @@ look_at_silence(Connection *connection, int64_t now_ms)
 {
     Http2 *http2 = connection->http2;
     const Limits *limits = &connection->factory->limits;
-    if (http2->stream_count == 0 || limits->http2_ping_interval_ms == 0 || connection->reading_paused)
+    if (limits->http2_ping_interval_ms == 0 || connection->reading_paused)
         return;
     if (http2->ping_ms == 0) {
         if (now_ms - http2->input_ms < limits->http2_ping_interval_ms)
             return;
         http2->ping_ms = now_ms;
         (void)nghttp2_submit_ping(http2->session, NGHTTP2_FLAG_NONE, NULL);
-        output_flush(connection);
     }
     else if (http2->input_ms > http2->ping_ms) {
         http2->ping_ms = 0; /* anything is an answer */
     }
     else if (limits->http2_ping_timeout_ms > 0 && now_ms - http2->ping_ms >= limits->http2_ping_timeout_ms &&
              !connection_has_unread(connection)) {
-        connection_report(connection, 0, "HTTP/2: it did not answer a PING within http2-ping-timeout");
+        connection_report(connection, REPORT_CLOSED, "HTTP/2: it did not answer a PING within http2-ping-timeout");
         connection_abort(connection);
         connection_gone(connection);
     }
@@ -236,23 +270,13 @@ http2_look(Connection *connection, int64_t now_ms)
             http2_first_goaway(connection);
         else
             http2_last_goaway(connection);
-        output_flush(connection);
     }
-    int count = http2->stream_count;
-    int32_t last = 0;
-    /* By their numbers, which ascend in the list: anything may end any of them meanwhile. */
-    while (count-- > 0 && http2->session != NULL) {
-        Stream *next = NULL;
-        for (Link *link = http2->streams.next; link != &http2->streams && next == NULL; link = link->next)
-            if (LIST_OWNER(link, Stream, all)->id > last)
-                next = LIST_OWNER(link, Stream, all);
-        if (next == NULL)
-            break;
-        last = next->id;
-        look_at_stream(connection, next, now_ms);
-    }
-    if (http2->session != NULL)
+    for (Link *link = http2->streams.next; link != &http2->streams; link = link->next)
+        look_at_stream(connection, LIST_OWNER(link, Stream, all), now_ms);
+    if (http2->stream_count > 0)
         look_at_silence(connection, now_ms);
+    if (!list_empty(&http2->noted) || (http2->session != NULL && nghttp2_session_want_write(http2->session)))
+        output_flush(connection); /* which settles what was noted, and sends what that brings */
 }
 
 #endif

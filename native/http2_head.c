@@ -8,7 +8,7 @@
 
 #include <time.h>
 
-#define FREE_BLOCKS 256
+#define FREE_BLOCKS SPARES(256)
 /* A block that is kept: so many fields, so much text. */
 #define STANDARD_FIELDS 32
 #define STANDARD_TEXT 2048
@@ -274,7 +274,7 @@ head2_end(Factory *factory, HeadBlock *block, const HeadFacts *facts, PyObject *
     if (factory->server_header && !facts->has_server)
         PUT(block, "server", "shardserve", sizeof("shardserve") - 1);
     for (size_t i = 0; i < shared->fixed_count; i++) {
-        const FixedField *field = &shared->fixed[i];
+        const HeadField *field = &shared->fixed[i];
         put_nv(block, field->name, field->name_length, field->value, field->value_length);
     }
     if (UNLIKELY(id != NULL)) {

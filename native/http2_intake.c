@@ -7,8 +7,8 @@
 #ifdef SHARDSERVE_NGHTTP2
 
 #include "account.h"
-#include "deadline.h"
 #include "fields.h"
+#include "pieces.h"
 
 static Stream *
 stream_by_id(nghttp2_session *session, int32_t id)
@@ -17,6 +17,17 @@ stream_by_id(nghttp2_session *session, int32_t id)
 }
 
 /* ---- heads ---- */
+
+/* No more of these fields matters: they are decoded for the table's sake, and not looked at. For a callback to return. */
+static int
+give_up(Connection *connection, int32_t id, uint32_t code)
+{
+    Http2 *http2 = connection->http2;
+    http2->incoming = NULL;
+    http2->fields_of = 0;
+    (void)nghttp2_submit_rst_stream(http2->session, NGHTTP2_FLAG_NONE, id, code);
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+}
 
 /* Whether another request may begin: apps whose streams are gone still count (RFC 9113 §10.5). */
 static bool
@@ -40,15 +51,11 @@ http2_on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, voi
         return 0; /* trailers */
     if (UNLIKELY(http2->goaway == GOAWAY_FINAL && frame->hd.stream_id > http2->last_id)) {
         /* The GOAWAY that gives it back has not been sent yet, else nghttp2 would drop it: its client may begin it anew. */
-        http2->fields_of = 0;
-        (void)nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+        return give_up(connection, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
     }
     if (UNLIKELY(!has_room(connection))) {
         guard_reset(connection);
-        http2->fields_of = 0;
-        (void)nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+        return give_up(connection, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
     }
     Stream *stream = stream_new(connection, frame->hd.stream_id);
     if (stream == NULL)
@@ -79,13 +86,11 @@ http2_on_header(nghttp2_session *session, const nghttp2_frame *frame, nghttp2_rc
 {
     Connection *connection = user;
     Stream *stream = connection->http2->incoming;
+    (void)session;
     (void)flags;
     if (UNLIKELY(is_bomb(connection, name, value))) {
-        connection->http2->incoming = NULL;
-        connection->http2->fields_of = 0;
         guard_reset(connection);
-        (void)nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_ENHANCE_YOUR_CALM);
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* the rest is decoded for the table's sake, and not looked at */
+        return give_up(connection, frame->hd.stream_id, NGHTTP2_ENHANCE_YOUR_CALM);
     }
     if (stream == NULL || stream->reject_status != 0)
         return 0; /* trailers are dropped (RFC 9110 §6.5.1), and what is refused is not looked at */
@@ -103,15 +108,12 @@ int
 http2_on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, nghttp2_rcbuf *name, nghttp2_rcbuf *value,
                         uint8_t flags, void *user)
 {
-    Connection *connection = user;
+    (void)session;
     (void)name;
     (void)value;
     (void)flags;
-    connection->http2->incoming = NULL;
-    connection->http2->fields_of = 0;
     /* RFC 9113 §8.2.1: a request with such a field is malformed; nghttp2 would leave the field out. */
-    (void)nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_PROTOCOL_ERROR);
-    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    return give_up(user, frame->hd.stream_id, NGHTTP2_PROTOCOL_ERROR);
 }
 
 /* A request body, or a WebSocket's input, is complete. May run Python, but no app. */
@@ -162,32 +164,6 @@ too_large(Stream *stream)
     stream_note(stream);
 }
 
-/* A piece that is shorter than this goes behind the last one, unless that is longer than the other. */
-#define SMALL_PIECE_BYTES 1024
-#define JOINED_BYTES 4096
-
-int
-http2_append_small(const State *state, PyObject **pieces, const uint8_t *data, size_t length)
-{
-    Py_ssize_t count = *pieces == NULL ? 0 : PyList_CheckExact(*pieces) ? PyList_GET_SIZE(*pieces) : -1;
-    if (count == 0 || length >= SMALL_PIECE_BYTES)
-        return 0;
-    PyObject **last = count < 0 ? pieces : &((PyListObject *)*pieces)->ob_item[count - 1];
-    if (!PyBytes_CheckExact(*last))
-        return 0; /* somebody has found the list */
-    Py_ssize_t size = PyBytes_GET_SIZE(*last);
-    if (Py_REFCNT(*last) != 1 || size == 0 || size >= JOINED_BYTES)
-        return 0;
-    PyObject *wider = *last;
-    if (_PyBytes_Resize(&wider, size + (Py_ssize_t)length) < 0) { /* which has freed it */
-        *last = Py_NewRef(state->empty_bytes);
-        return -1;
-    }
-    memcpy(PyBytes_AS_STRING(wider) + size, data, length);
-    *last = wider;
-    return 1;
-}
-
 int
 http2_on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t length, void *user)
 {
@@ -215,7 +191,7 @@ http2_on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t
         return 0;
     }
     Cycle *cycle = (Cycle *)Py_NewRef(stream->cycle);
-    int joined = http2_append_small(connection->factory->state, &cycle->body, data, length);
+    int joined = pieces_add_small(connection->factory->state, &cycle->body, data, length);
     if (joined > 0) {
         cycle->body_bytes += length;
         cycle->body_received += (int64_t)length;

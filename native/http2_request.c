@@ -10,11 +10,8 @@
 #include "account.h"
 #include "chars.h"
 #include "fields.h"
-#include "forwarded.h"
 #include "head.h"
 #include "line.h"
-#include "request.h"
-#include "scope.h"
 #include "trace.h"
 
 /* What a field costs beyond its texts (RFC 9113 §6.5.2). */
@@ -170,15 +167,8 @@ take_regular(Stream *stream, Cycle *cycle, const nghttp2_vec *name, const nghttp
 {
     Connection *connection = stream->connection;
     const State *state = connection->factory->state;
-    const Limits *limits = &connection->factory->limits;
-    if (++connection->field_count > limits->request_fields) {
-        refuse(stream, 431, "more fields than limit-request-fields");
-        return 0;
-    }
-    if ((int64_t)(name->len + value->len + 4) > limits->request_field_size) {
-        refuse(stream, 431, "a field is larger than limit-request-field-size");
-        return 0;
-    }
+    if (UNLIKELY(fields_admit(connection, (Py_ssize_t)name->len, (Py_ssize_t)value->len) < 0))
+        return note_refusal(connection, stream);
     PyObject *known = known_name(connection->factory->http2, name);
     if (known != NULL && known == state->field_cookie) {
         PyObject *pair = cookie_pair(stream, cycle);
@@ -234,8 +224,7 @@ request2_take(Stream *stream, Cycle *cycle, const nghttp2_vec *name, const nghtt
 static void
 check_head(Stream *stream, const Cycle *cycle)
 {
-    const Connection *connection = stream->connection;
-    const Limits *limits = &connection->factory->limits;
+    Connection *connection = stream->connection;
     bool connect = cycle->method != NULL && PyUnicode_CompareWithASCIIString(cycle->method, "CONNECT") == 0;
     if (cycle->method == NULL || (cycle->target == NULL && !connect))
         refuse(stream, 400, head_reason(400)); /* refused for a field before them */
@@ -248,10 +237,8 @@ check_head(Stream *stream, const Cycle *cycle)
         refuse(stream, 400, "not a request target"); /* a whole URI, which nghttp2 lets pass with other schemes */
     else if (connection->host_count == 0)
         refuse(stream, 400, "there must be one valid :authority or Host");
-    else if (connection->content_length > limits->request_body)
-        refuse(stream, 413, "the request body is larger than limit-request-body");
-    else if (connection->expectation_failed)
-        refuse(stream, 417, "only 100-continue is understood in Expect"); /* RFC 9110 §10.1.1 */
+    else if (fields_check_body(connection) < 0)
+        (void)note_refusal(connection, stream);
 }
 
 int
@@ -265,7 +252,6 @@ request2_complete(Stream *stream, Cycle *cycle)
         return -1;
     check_head(stream, cycle);
     stream->forwarded = connection->forwarded;
-    stream->content_length = connection->content_length;
     cycle->keep_alive = true;
     cycle->takes_trailers = true; /* HTTP/2 has a place for them, whatever TE says (RFC 9113 §8.1) */
     cycle->client = Py_NewRef(connection->client);
@@ -323,7 +309,7 @@ request2_refuse(Connection *connection, Stream *stream, int status, const char *
     else
         request2_answer(stream, status, reason, NULL);
     disconnect(connection, stream); /* may run Python: the stream may be gone after it */
-    connection_report(connection, fresh ? status : 0, reason);
+    connection_report(connection, fresh ? status : REPORT_RESET, reason);
     wire2_flush(connection);
 }
 
@@ -350,11 +336,7 @@ refuse_overload(Connection *connection, Cycle *cycle)
 static PyObject *
 request_scope(Connection *connection, Cycle *cycle, bool forwarded)
 {
-    PyObject *scope = trace_begin(cycle) < 0 ? NULL : scope_build(cycle, connection->scope_base);
-    if (scope == NULL)
-        PyErr_WriteUnraisable((PyObject *)connection); /* out of memory */
-    else if (UNLIKELY(forwarded) && forwarded_apply(connection, cycle, scope) < 0)
-        Py_CLEAR(scope);
+    PyObject *scope = intake_scope(connection, cycle, forwarded);
     if (cycle->lane == NULL)
         Py_CLEAR(scope); /* the client went meanwhile */
     else if (scope == NULL)
@@ -378,10 +360,8 @@ run(Connection *connection, Stream *stream, Cycle *cycle)
     }
     else {
         PyObject *scope = request_scope(connection, cycle, stream->forwarded);
-        if (UNLIKELY(factory->static_routes != NULL) && scope != NULL)
-            cycle->app = intake_static_app(cycle);
         if (scope != NULL)
-            cycle_start(cycle, scope);
+            intake_start(cycle, scope);
     }
 }
 

@@ -8,7 +8,7 @@
 
 #include <unistd.h>
 
-#define FREE_STREAMS 256
+#define FREE_STREAMS SPARES(256)
 
 /* ---- made ---- */
 
@@ -39,11 +39,9 @@ stream_new(Connection *connection, int32_t id)
     stream->connection = connection;
     stream->cycle = cycle;
     stream->id = id;
-    stream->content_length = -1;
     stream->begun_ms = factory_now_ms();
     stream->cookie_at = -1;
     stream->file = -1;
-    stream->chunk_room = STREAM_INLINE_CHUNKS;
     cycle->lane = stream;
     list_append(&connection->http2->streams, &stream->all);
     connection->http2->stream_count++;
@@ -53,41 +51,15 @@ stream_new(Connection *connection, int32_t id)
 
 /* ---- output ---- */
 
-static PyObject **
-chunk_slots(Stream *stream)
-{
-    return stream->chunks != NULL ? stream->chunks : stream->inline_chunks;
-}
-
-static int
-grow(Stream *stream)
-{
-    PyObject **slots = chunk_slots(stream);
-    PyObject **wider = PyMem_New(PyObject *, (size_t)stream->chunk_room * 2);
-    if (wider == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    for (int i = 0; i < stream->chunk_count; i++)
-        wider[i] = slots[(stream->chunk_first + i) % stream->chunk_room];
-    PyMem_Free(stream->chunks);
-    stream->chunks = wider;
-    stream->chunk_first = 0;
-    stream->chunk_room *= 2;
-    return 0;
-}
-
 int
 stream_queue(Stream *stream, PyObject *bytes)
 {
     Py_ssize_t length = PyBytes_GET_SIZE(bytes);
     if (length == 0)
         return 0;
-    if (stream->chunk_count == stream->chunk_room && grow(stream) < 0)
+    if (ring_push(&stream->chunks, bytes) < 0)
         return -1;
-    int at = (stream->chunk_first + stream->chunk_count) % stream->chunk_room;
-    chunk_slots(stream)[at] = Py_NewRef(bytes);
-    stream->chunk_count++;
+    Py_INCREF(bytes);
     if (stream->queued == 0)
         stream->progress_ms = factory_now_ms();
     stream->queued += length;
@@ -98,9 +70,7 @@ stream_queue(Stream *stream, PyObject *bytes)
 static void
 drop_chunk(Stream *stream)
 {
-    PyObject *chunk = chunk_slots(stream)[stream->chunk_first];
-    stream->chunk_first = (stream->chunk_first + 1) % stream->chunk_room;
-    stream->chunk_count--;
+    PyObject *chunk = ring_pop(&stream->chunks);
     stream->chunk_offset = 0;
     Py_DECREF(chunk); /* bytes: runs no Python */
 }
@@ -112,7 +82,7 @@ stream_move(Stream *stream, size_t length)
     CHECK((int64_t)length <= stream->queued);
     stream->queued -= (int64_t)length;
     while (length > 0) {
-        PyObject *chunk = chunk_slots(stream)[stream->chunk_first];
+        PyObject *chunk = *ring_slot(&stream->chunks, 0);
         size_t size = (size_t)PyBytes_GET_SIZE(chunk);
         size_t part = size - stream->chunk_offset;
         if (part > length)
@@ -132,7 +102,7 @@ stream_drop_output(Stream *stream)
 {
     if (stream->cycle != NULL)
         stream->cycle->body_sent -= (uint64_t)(stream->queued + stream->file_left);
-    while (stream->chunk_count > 0)
+    while (stream->chunks.count > 0)
         drop_chunk(stream);
     stream->queued = 0;
     if (stream->file >= 0)
@@ -224,8 +194,6 @@ give_back(Stream *stream)
 {
     Http2Shared *shared = stream->connection->factory->http2;
     stream_drop_output(stream);
-    PyMem_Free(stream->chunks);
-    stream->chunks = NULL;
     Py_CLEAR(stream->authority);
     head2_free(shared, stream->block);
     head2_free(shared, stream->trailers);

@@ -15,13 +15,15 @@
 #include "bucket.h"
 #include "connection.h"
 #include "cycle.h"
+#include "head.h"
 #include "http2.h"
+#include "ring.h"
 
 /* Output of one stream that waits: above it send() waits, until there is less than the lower one. */
 #define STREAM_HIGH_BYTES 65536
 #define STREAM_LOW_BYTES 16384
-/* Pieces of output that need no allocation. */
-#define STREAM_INLINE_CHUNKS 4
+/* Of what nghttp2 says of a peer's mistake, so much is kept. */
+#define FAULT_TEXT_BYTES 96
 /* A file is read in pieces of up to this. */
 #define STREAM_FILE_BYTES 65536
 
@@ -37,13 +39,6 @@ typedef struct HeadBlock {
     bool standard;   /* of the size that is kept for reuse */
 } HeadBlock;
 
-typedef struct {
-    const char *name;
-    const char *value;
-    size_t name_length;
-    size_t value_length;
-} FixedField;
-
 #define NAME_SLOTS 512 /* a power of two, far more than there are common field names */
 
 typedef struct Http2Shared {
@@ -53,12 +48,9 @@ typedef struct Http2Shared {
     int free_stream_count;
     HeadBlock *free_blocks;
     int free_block_count;
-    FixedField *fixed; /* Factory.fixed_fields, in lower case */
+    HeadField *fixed; /* Factory.fixed_fields, in lower case */
     size_t fixed_count;
-    size_t fixed_bytes;
     char *fixed_text;
-    bool cleartext;             /* the preface is looked for on plain connections */
-    bool alpn;                  /* ALPN is asked */
     PyObject *names[NAME_SLOTS]; /* common field names by hash: borrowed from State.field_names */
 } Http2Shared;
 
@@ -84,7 +76,6 @@ typedef struct Stream {
     int reject_status;
     const char *reject_reason;
     int64_t header_bytes; /* of the header list (RFC 9113 §6.5.2) */
-    int64_t content_length;
     int64_t received;     /* body bytes */
     int64_t unconsumed;   /* of these, those that our windows do not have back */
     Py_ssize_t cookie_at; /* where in the fields; -1: nowhere */
@@ -107,11 +98,7 @@ typedef struct Stream {
     int64_t file_offset;
     int64_t file_left;
     const char *trouble;  /* what the log is to hear of it: noted */
-    PyObject *inline_chunks[STREAM_INLINE_CHUNKS];
-    PyObject **chunks;    /* bytes, a ring; NULL: inline_chunks */
-    int chunk_room;
-    int chunk_first;
-    int chunk_count;
+    Ring chunks;          /* of bytes */
     size_t chunk_offset;  /* what is gone of the first */
     int64_t queued;       /* bytes in them */
     int64_t progress_ms;  /* when some of it was sent, or it was queued behind nothing */
@@ -144,6 +131,7 @@ typedef struct Http2 {
     bool settle;       /* http2_settle() is on the stack */
     Stream *settling;  /* what it is at; NULL once that is freed */
     const char *calm; /* why the peer is sent away, to be reported; or NULL */
+    char fault[FAULT_TEXT_BYTES]; /* nghttp2's own words for it */
     bool ended;       /* GOAWAY with an error is on its way: nothing that comes matters */
     uint8_t goaway;   /* Goaway */
     int32_t last_id;  /* GOAWAY_FINAL: the last stream that is taken */
@@ -206,11 +194,6 @@ int http2_on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *u
 int http2_on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t length, void *user);
 /* nghttp2 has closed a stream. */
 int http2_on_close(nghttp2_session *session, int32_t id, uint32_t code, void *user);
-
-/* Appends a few bytes to the last piece of *pieces (bytes, a list of them, or NULL), if that is short and nobody else's: as an
- * object of its own each would take far more memory than the windows allow. 1: done; 0: they need an object of their own; -1
- * with MemoryError. Runs no Python. */
-int http2_append_small(const State *state, PyObject **pieces, const uint8_t *data, size_t length);
 
 /* http2_request.c */
 
@@ -281,7 +264,7 @@ void wire2_response_done(Stream *stream, Cycle *cycle);
 /* What a note is about: the log, a file that has been read, room. May run Python. */
 void wire2_settle(Stream *stream);
 
-/* Sends, unless somebody else will. May run Python. */
+/* Sends, unless somebody else will. The connection is there until it returns. May run Python. */
 void wire2_flush(Connection *connection);
 
 /* http2_guard.c */
@@ -298,6 +281,10 @@ void guard_sent(Connection *connection);
 
 /* The connection ends with this error; what comes is not looked at. */
 void http2_end_session(Connection *connection, uint32_t code);
+
+/* nghttp2 ends the stream (whose note it becomes), or the session, for what its peer did: RST_STREAM and GOAWAY on their way. */
+void guard_stream_fault(Connection *connection, Stream *stream, uint32_t code);
+void guard_session_fault(Connection *connection, const nghttp2_goaway *frame);
 
 /* What ended the session is told, once. May run Python. */
 void http2_report_calm(Connection *connection);

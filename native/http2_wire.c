@@ -6,7 +6,6 @@
 
 #ifdef SHARDSERVE_NGHTTP2
 
-#include "accesslog.h"
 #include "account.h"
 #include "await.h"
 #include "file.h"
@@ -33,8 +32,12 @@ websocket_connection(const Cycle *cycle)
 void
 wire2_flush(Connection *connection)
 {
-    if (!connection->corked)
-        output_flush(connection);
+    if (connection->corked)
+        return;
+    Py_INCREF(connection);
+    output_flush(connection);
+    connection_check(connection);
+    Py_DECREF(connection);
 }
 
 /* ---- heads ---- */
@@ -123,7 +126,6 @@ wire2_body(Cycle *cycle, PyObject *bytes, bool more)
     if (!more)
         wire2_response_done(stream, cycle);
     wire2_flush(connection);
-    connection_check(connection);
     Py_DECREF(connection);
     return 0;
 }
@@ -149,7 +151,6 @@ wire2_file(Cycle *cycle, int fd, int64_t offset, int64_t length, bool more)
     cycle->sending_file = true;
     go_on(stream);
     wire2_flush(connection);
-    connection_check(connection);
     Py_DECREF(connection);
     return 0;
 }
@@ -177,7 +178,6 @@ wire2_trailers(Cycle *cycle, PyObject *fields, bool more)
     cycle->response = RESPONSE_DONE;
     wire2_response_done(stream, cycle);
     wire2_flush(connection);
-    connection_check(connection);
     Py_DECREF(connection);
     return 0;
 }
@@ -234,9 +234,7 @@ wire2_want_body(Cycle *cycle)
     HeadBlock *block = head2_status(connection->factory, 100);
     if (block == NULL || send_interim(stream, block) < 0)
         return -1;
-    Py_INCREF(connection);
     wire2_flush(connection);
-    Py_DECREF(connection);
     return 0;
 }
 
@@ -275,15 +273,10 @@ wire2_fail(Cycle *cycle)
     Stream *stream = stream_of(cycle);
     Connection *connection = stream->connection;
     Py_INCREF(connection);
-    cycle->facts = (HeadFacts){.content_length = -1};
-    cycle->has_own_id = false;
-    accesslog_forget(cycle->response_fields);
-    cycle->response_fields = NULL;
     account_answered(cycle, 500);
     request2_answer(stream, 500, head_reason(500), cycle->request_id);
     wire2_response_done(stream, cycle);
     wire2_flush(connection);
-    connection_check(connection);
     Py_DECREF(connection);
 }
 
@@ -301,7 +294,6 @@ wire2_cut(Cycle *cycle)
         wire2_response_done(stream, cycle);
     }
     wire2_flush(connection);
-    connection_check(connection);
     Py_DECREF(connection);
 }
 
@@ -460,19 +452,17 @@ int
 http2_on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
     Connection *connection = user;
+    Stream *stream =
+        frame->hd.stream_id == 0 ? NULL : nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
     if (frame->hd.type == NGHTTP2_RST_STREAM) {
-        uint32_t code = frame->rst_stream.error_code;
-        if (code == NGHTTP2_PROTOCOL_ERROR || code == NGHTTP2_FLOW_CONTROL_ERROR || code == NGHTTP2_STREAM_CLOSED ||
-            code == NGHTTP2_FRAME_SIZE_ERROR)
-            guard_reset(connection); /* the peer made us do it */
+        guard_stream_fault(connection, stream, frame->rst_stream.error_code);
         return 0;
     }
-    if (frame->hd.type == NGHTTP2_GOAWAY)
+    if (frame->hd.type == NGHTTP2_GOAWAY) {
+        guard_session_fault(connection, &frame->goaway);
         http2_ask_behind_goaway(connection);
-    if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA)
-        return 0;
-    Stream *stream = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
-    if (stream == NULL)
+    }
+    if (stream == NULL || (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA))
         return 0;
     if (frame->hd.type == NGHTTP2_HEADERS && stream->block != NULL && frame->headers.nvlen > 0 &&
         frame->headers.nva[0].value == stream->block->nv[0].value) {
@@ -534,7 +524,7 @@ wire2_settle(Stream *stream)
         stream_wake(stream);
     http2->settling = NULL;
     if (trouble != NULL)
-        connection_report(connection, 0, trouble);
+        connection_report(connection, REPORT_RESET, trouble);
 }
 
 #endif

@@ -338,8 +338,9 @@ connection_data_received(PyObject *self, PyObject *data)
 
 /* ---- the app ---- */
 
-PyObject *
-intake_static_app(const Cycle *cycle)
+/* The app that serves the target's path instead of the factory's; NULL: none does. Borrowed. */
+static PyObject *
+static_app(const Cycle *cycle)
 {
     PyObject *routes = cycle->factory->static_routes;
     Py_ssize_t length;
@@ -358,15 +359,30 @@ intake_static_app(const Cycle *cycle)
     return NULL;
 }
 
-/* The scope of a request; NULL: it is answered or gone. May run Python. */
-static PyObject *
-request_scope(Connection *connection, Cycle *cycle)
+PyObject *
+intake_scope(Connection *connection, Cycle *cycle, bool forwarded)
 {
     PyObject *scope = trace_begin(cycle) < 0 ? NULL : scope_build(cycle, connection->scope_base);
     if (scope == NULL)
         PyErr_WriteUnraisable((PyObject *)connection); /* out of memory */
-    else if (UNLIKELY(connection->forwarded) && forwarded_apply(connection, cycle, scope) < 0)
+    else if (UNLIKELY(forwarded) && forwarded_apply(connection, cycle, scope) < 0)
         Py_CLEAR(scope);
+    return scope;
+}
+
+void
+intake_start(Cycle *cycle, PyObject *scope)
+{
+    if (UNLIKELY(cycle->factory->static_routes != NULL))
+        cycle->app = static_app(cycle);
+    cycle_start(cycle, scope);
+}
+
+/* The scope of the current request; NULL: it is answered or gone. May run Python. */
+static PyObject *
+request_scope(Connection *connection, Cycle *cycle)
+{
+    PyObject *scope = intake_scope(connection, cycle, connection->forwarded);
     if (UNLIKELY(connection->current != cycle))
         Py_CLEAR(scope); /* the client went meanwhile */
     else if (scope == NULL)
@@ -393,10 +409,8 @@ connection_run(Connection *connection)
     }
     else {
         PyObject *scope = request_scope(connection, cycle);
-        if (UNLIKELY(factory->static_routes != NULL))
-            cycle->app = intake_static_app(cycle);
         if (scope != NULL)
-            cycle_start(cycle, scope);
+            intake_start(cycle, scope);
     }
     cycle_release(cycle);
     connection->running = false;

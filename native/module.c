@@ -2,7 +2,7 @@
  *
  *   chars line date     pure leaves over the caller's bytes
  *   writer head         output: arena, references, one writev; the response head
- *   list await          intrusive lists; awaitables
+ *   list ring pieces await  intrusive lists; queues of objects, of bytes; awaitables
  *   task parked         spare tasks, and the coroutine they run
  *   scope cycle channel what ASGI sees of one request: scope, life, receive and send
  *   ws_frame ws_mask    pure leaves of WebSocket

@@ -33,6 +33,14 @@
 #define CHECK(condition) ((void)0)
 #endif
 
+/* How many of a kind are kept for reuse. None with -DSHARDSERVE_NO_SPARES, as the sanitizers build it: they only see a use of
+ * what is free where it has been freed. */
+#ifdef SHARDSERVE_NO_SPARES
+#define SPARES(count) 0
+#else
+#define SPARES(count) (count)
+#endif
+
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 

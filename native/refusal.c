@@ -38,7 +38,7 @@ connection_reject(Connection *connection, int status, const char *reason)
 {
     CHECK(!connection->feeding);
     if (connection->tunnelled) { /* no place for an answer of HTTP/1.1 */
-        connection_report(connection, 0, reason);
+        connection_report(connection, REPORT_CLOSED, reason);
         connection_abort(connection);
         connection_gone(connection);
         return;

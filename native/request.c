@@ -91,18 +91,6 @@ request_on_url(PyObject *self, PyObject *url)
     Py_RETURN_NONE;
 }
 
-/* Whether one more field is within the limits. 0, or -1: refused. */
-static int
-check_field_limits(Connection *connection, Py_ssize_t name_length, Py_ssize_t value_length)
-{
-    const Limits *limits = &connection->factory->limits;
-    if (UNLIKELY(++connection->field_count > limits->request_fields))
-        return request_refuse(connection, 431, "more fields than limit-request-fields");
-    if (UNLIKELY(name_length + value_length + 4 > limits->request_field_size))
-        return request_refuse(connection, 431, "a field is larger than limit-request-field-size");
-    return 0;
-}
-
 PyObject *
 request_on_header(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
@@ -115,7 +103,7 @@ request_on_header(PyObject *self, PyObject *const *args, Py_ssize_t count)
     int result;
     if (cycle == NULL)
         result = fields_take_trailer(connection, args[0]);
-    else if ((result = check_field_limits(connection, PyBytes_GET_SIZE(args[0]), PyBytes_GET_SIZE(args[1]))) == 0)
+    else if ((result = fields_admit(connection, PyBytes_GET_SIZE(args[0]), PyBytes_GET_SIZE(args[1]))) == 0)
         result = fields_take(connection, cycle, args[0], args[1]);
     if (result < 0)
         return NULL;

@@ -4,9 +4,9 @@
 #ifdef SHARDSERVE_NGHTTP2
 
 #include "account.h"
-#include "arrival.h"
 #include "deadline.h"
 #include "output.h"
+#include "pieces.h"
 #include "websocket.h"
 
 /* ---- opened ---- */
@@ -141,44 +141,15 @@ int
 tunnel_feed(Stream *stream, const uint8_t *data, size_t length)
 {
     Tunnel *tunnel = stream->tunnel;
-    int joined = http2_append_small(tunnel->outer->factory->state, &tunnel->input, data, length);
+    int joined = pieces_add_small(tunnel->outer->factory->state, &tunnel->input, data, length);
     if (joined != 0)
         return joined;
     PyObject *bytes = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)length);
-    int result = bytes == NULL ? -1 : 0;
-    if (result == 0 && tunnel->input == NULL) {
-        tunnel->input = Py_NewRef(bytes);
-    }
-    else if (result == 0) {
-        if (!PyList_CheckExact(tunnel->input)) {
-            PyObject *list = PyList_New(0);
-            if (list == NULL || PyList_Append(list, tunnel->input) < 0)
-                Py_CLEAR(list);
-            else
-                Py_SETREF(tunnel->input, Py_NewRef(list));
-            result = list == NULL ? -1 : 0;
-            Py_XDECREF(list);
-        }
-        if (result == 0)
-            result = PyList_Append(tunnel->input, bytes);
-    }
+    int result = bytes == NULL ? -1 : pieces_add(&tunnel->input, bytes);
     Py_XDECREF(bytes);
     if (result == 0)
         stream_note(stream);
     return result;
-}
-
-/* What waits for the WebSocket, as one bytes object. New reference; NULL: nothing, or MemoryError. */
-static PyObject *
-take_input(Tunnel *tunnel)
-{
-    PyObject *input = tunnel->input;
-    tunnel->input = NULL;
-    if (input == NULL || !PyList_CheckExact(input))
-        return input;
-    PyObject *joined = PyObject_CallMethod(tunnel->outer->factory->state->empty_bytes, "join", "O", input);
-    Py_DECREF(input);
-    return joined;
 }
 
 void
@@ -208,7 +179,7 @@ tunnel_deliver(Stream *stream)
     Tunnel *tunnel = (Tunnel *)Py_NewRef(stream->tunnel);
     Connection *inner = (Connection *)Py_NewRef(tunnel->inner);
     if (!tunnel->paused && tunnel->input != NULL) {
-        PyObject *bytes = take_input(tunnel);
+        PyObject *bytes = pieces_take(tunnel->outer->factory->state, &tunnel->input);
         if (bytes == NULL) {
             PyErr_WriteUnraisable((PyObject *)inner);
             connection_abort(inner);

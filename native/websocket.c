@@ -11,19 +11,12 @@ websocket_new(Factory *factory, PyObject *fields, PyObject *extensions)
     websocket->factory = (Factory *)Py_NewRef(factory);
     websocket->fields = Py_NewRef(fields);
     websocket->extensions = extensions == Py_None ? NULL : Py_NewRef(extensions);
-    websocket->queue_room = WS_QUEUE_INLINE;
     websocket->state = WS_OPENING;
     PyObject_GC_Track(websocket);
     return websocket;
 }
 
 /* ---- the queue ---- */
-
-static PyObject **
-queue_slots(WebSocket *websocket)
-{
-    return websocket->queue != NULL ? websocket->queue : websocket->inline_queue;
-}
 
 /* Its size in memory, nearly: what a str or bytes object holds. */
 static int64_t
@@ -33,35 +26,13 @@ message_bytes(PyObject *message)
                                        : PyUnicode_GET_LENGTH(message) * (int64_t)PyUnicode_KIND(message);
 }
 
-/* Twice the room. 0, or -1 with MemoryError. */
-static int
-queue_grow(WebSocket *websocket)
-{
-    PyObject **slots = queue_slots(websocket);
-    PyObject **wider = PyMem_New(PyObject *, (size_t)websocket->queue_room * 2);
-    if (wider == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    for (int i = 0; i < websocket->queue_count; i++)
-        wider[i] = slots[(websocket->queue_first + i) % websocket->queue_room];
-    PyMem_Free(websocket->queue);
-    websocket->queue = wider;
-    websocket->queue_first = 0;
-    websocket->queue_room *= 2;
-    return 0;
-}
-
 int
 websocket_queue(WebSocket *websocket, PyObject *message)
 {
-    if (UNLIKELY(websocket->queue_count == websocket->queue_room) && queue_grow(websocket) < 0) {
+    if (ring_push(&websocket->queue, message) < 0) {
         Py_DECREF(message);
         return -1;
     }
-    int at = (websocket->queue_first + websocket->queue_count) % websocket->queue_room;
-    queue_slots(websocket)[at] = message;
-    websocket->queue_count++;
     websocket->queue_bytes += message_bytes(message);
     return 0;
 }
@@ -69,28 +40,17 @@ websocket_queue(WebSocket *websocket, PyObject *message)
 PyObject *
 websocket_unqueue(WebSocket *websocket)
 {
-    if (websocket->queue_count == 0)
-        return NULL;
-    PyObject *message = queue_slots(websocket)[websocket->queue_first];
-    websocket->queue_first = (websocket->queue_first + 1) % websocket->queue_room;
-    websocket->queue_bytes -= message_bytes(message);
-    if (--websocket->queue_count == 0) {
-        websocket->queue_first = 0;
-        if (websocket->queue != NULL) {
-            /* A burst is over: an idle connection costs nothing for it. */
-            PyMem_Free(websocket->queue);
-            websocket->queue = NULL;
-            websocket->queue_room = WS_QUEUE_INLINE;
-        }
-    }
+    PyObject *message = ring_pop(&websocket->queue);
+    if (message != NULL)
+        websocket->queue_bytes -= message_bytes(message);
     return message;
 }
 
 bool
 websocket_is_full(const WebSocket *websocket)
 {
-    return websocket->queue_count >= websocket->factory->limits.ws_max_queue ||
-           (websocket->queue_count > 0 && websocket->queue_bytes >= WS_QUEUE_HIGH_BYTES);
+    return websocket->queue.count >= websocket->factory->limits.ws_max_queue ||
+           (websocket->queue.count > 0 && websocket->queue_bytes >= WS_QUEUE_HIGH_BYTES);
 }
 
 void

@@ -14,6 +14,7 @@
 
 #include "connection.h"
 #include "cycle.h"
+#include "ring.h"
 
 typedef enum {
     WS_OPENING, /* the handshake waits for the app */
@@ -34,7 +35,6 @@ enum {
 };
 
 /* Messages that are queued without an allocation. */
-#define WS_QUEUE_INLINE 4
 /* Beyond so many bytes of messages nothing is parsed ahead of the app. */
 #define WS_QUEUE_HIGH_BYTES 65536
 
@@ -59,11 +59,7 @@ typedef struct WebSocket {
     Py_ssize_t partial_bytes; /* of it, filled */
     int64_t fragment_bytes; /* of the fragmented message in progress, as they came */
     /* messages for the app: str or bytes, a ring */
-    PyObject *inline_queue[WS_QUEUE_INLINE];
-    PyObject **queue; /* NULL: inline_queue */
-    int queue_room;
-    int queue_first;
-    int queue_count;
+    Ring queue;
     int64_t queue_bytes;
     /* what websocket.disconnect will say */
     int close_code; /* 0: nothing has ended it yet */

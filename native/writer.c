@@ -6,7 +6,7 @@
 #include <sys/uio.h>
 
 /* Blocks kept for reuse; beyond a burst of this many busy connections they go back to malloc. */
-#define POOL_BLOCKS 64
+#define POOL_BLOCKS SPARES(64)
 
 /* ---- blocks ---- */
 

@@ -78,7 +78,7 @@ websocket_take_message(Cycle *cycle)
     PyObject *data = websocket_unqueue(websocket);
     if (data != NULL) {
         Connection *connection = (Connection *)cycle->stream;
-        if (websocket->queue_count == 0 && connection != NULL && connection->unparsed != NULL && !websocket->turning)
+        if (websocket->queue.count == 0 && connection != NULL && connection->unparsed != NULL && !websocket->turning)
             connection_schedule_resume(connection);
         return receive_message(cycle->factory, data);
     }

@@ -141,7 +141,7 @@ websocket_wake(Connection *connection)
     Cycle *cycle = (Cycle *)Py_XNewRef(connection->current);
     if (cycle == NULL)
         return;
-    if (connection->websocket->queue_count > 0 || connection->websocket->close_code != 0)
+    if (connection->websocket->queue.count > 0 || connection->websocket->close_code != 0)
         cycle_wake_receiver(cycle);
     cycle_release(cycle);
 }

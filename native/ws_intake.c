@@ -293,7 +293,7 @@ take_part(Connection *connection, WebSocket *websocket, const char *text, Py_ssi
     uint64_t needed = needed_bytes(websocket, text, (size_t)length, &frame);
     if (needed == 0 || needed > (uint64_t)length)
         return keep_partial(websocket, text, length, needed) < 0 ? -1 : length;
-    if (websocket->queue_count > 0 && !websocket->turn_given && !is_for_lane(websocket, &frame)) {
+    if (websocket->queue.count > 0 && !websocket->turn_given && !is_for_lane(websocket, &frame)) {
         websocket->turn_given = true;
         return 0;
     }

@@ -164,7 +164,8 @@ class ProtocolFactory:
         ``on_reject(status, reason, client)``: a request that never reached the app, or was broken off by
         its client; ``reason`` is a line of ours or of the parser's. ``status`` 0: the connection was closed
         without an answer, because the response had begun or nobody reads it. Connections that end while
-        nothing is asked of them (silent from the start, or idle) are not reported.
+        nothing is asked of them (silent from the start, or idle) are not reported. -1: a stream was reset
+        (HTTP/2), the connection goes on.
         ``access``: what hears of each finished response, and of those that broke off behind their head. A
         callable gets ``(client, method, target, http_version, status)``; ``target`` is as on the wire.
         ``figures``: ``Page.native`` (stats.py), written as things happen; its histograms have buckets up to

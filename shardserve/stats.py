@@ -60,6 +60,7 @@ FIGURES: Final = (
 # Why a request, a connection or a WebSocket was refused or cut by us; the worker counts what the native side
 # reports (``refusal_of``). By status (RFC 9110 §15), then by close code (RFC 6455 §7.4.1).
 REFUSALS: Final = {
+    -1: "stream_reset",
     0: "closed_without_answer",
     400: "bad_request",
     408: "timeout",
@@ -159,7 +160,8 @@ _INDEX: Final = {name: index for index, name in enumerate(ALL)}
 
 
 def refusal_of(status: int) -> str:
-    """The figure that counts what was refused with this status or close code; 0 is no answer at all."""
+    """The figure that counts what was refused with this status or close code; 0 is no answer at all,
+    -1 a stream that was reset (HTTP/2)."""
     return f"refused_{REFUSALS.get(status, 'other')}"
 
 

@@ -254,25 +254,30 @@ class RejectReporter:
         # Held back and not yet told.
         self._rejected = 0
         self._closed = 0
+        self._reset = 0
         self._failed = 0
 
     def __call__(self, status: int, reason: str, client: Client) -> None:
-        """``status`` 0: the connection was closed without an answer, for which it was too late; 1000 and
-        more: a WebSocket was failed with this close code (RFC 6455 §7.1.7).
+        """``status`` 0: the connection was closed without an answer, for which it was too late; -1: a stream
+        was reset, and the connection goes on (RFC 9113 §5.4.2); 1000 and more: a WebSocket was failed with
+        this close code (RFC 6455 §7.1.7).
         """
         now = self._clock()
         if now < self._quiet_until:
             self._closed += status == 0
+            self._reset += status < 0
             self._rejected += 0 < status < FIRST_CLOSE_CODE
             self._failed += status >= FIRST_CLOSE_CODE
             return
         self._quiet_until = now + self.PAUSE_S
-        held_back = self._rejected + self._closed + self._failed
+        held_back = self._rejected + self._closed + self._reset + self._failed
         more = f" ({held_back} more since the last such line)" if held_back else ""
-        self._rejected = self._closed = self._failed = 0
+        self._rejected = self._closed = self._reset = self._failed = 0
         who, why = address(client), printable(reason)
         if status == 0:
             self._log.warning("Closed the connection of %s without an answer: %s%s", who, why, more)
+        elif status < 0:
+            self._log.warning("Reset a stream of %s: %s%s", who, why, more)
         elif status >= FIRST_CLOSE_CODE:
             self._log.warning("Closed the WebSocket of %s with %d: %s%s", who, status, why, more)
         else:
@@ -291,13 +296,15 @@ class RejectReporter:
             told.append(f"rejected {_more(self._rejected, 'request')}")
         if self._closed:
             told.append(f"closed {_more(self._closed, 'connection')} without an answer")
+        if self._reset:
+            told.append(f"reset {_more(self._reset, 'stream')}")
         if self._failed:
             told.append(f"closed {_more(self._failed, 'WebSocket')}")
         if not told:
             return
         text = ", ".join(told)
         self._log.warning("%s", text[0].upper() + text[1:])
-        self._rejected = self._closed = self._failed = 0
+        self._rejected = self._closed = self._reset = self._failed = 0
         self._quiet_until = self._clock() + self.PAUSE_S
 
 
