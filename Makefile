@@ -12,6 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := tests/conformance tests/leaks
 SERVING := tests/faults tests/e2e tests/autobahn
 COMPUTING := tests/unit tests/native tests/budget
+SANITIZE = PYTHON=$(CURDIR)/$(BIN)/python bash native/tests/sanitize.sh
 NATIVE := $(wildcard native/*.c native/*.h)
 
 .PHONY: help run test serving computing build lint format unit native-tests fuzz-smoke sanitize pythons install-check tools generated \
@@ -37,6 +38,7 @@ test: tools build lint
 	@$(BIN)/python -m tests.autobahn --prepare || echo "Autobahn's suite is not installed: its smoke test will skip"
 	$(PYTEST) -q -n auto $(PARALLEL)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=line serving computing
+	$(SANITIZE) conformance
 	$(MAKE) --no-print-directory pythons install-check
 
 serving: build
@@ -44,7 +46,8 @@ serving: build
 
 computing: build
 	$(PYTEST) -q -p no:cacheprovider $(COMPUTING)
-	$(MAKE) --no-print-directory native-tests fuzz-smoke sanitize
+	$(MAKE) --no-print-directory native-tests fuzz-smoke
+	$(SANITIZE) native
 
 # ---- set-up ----
 
@@ -94,7 +97,7 @@ fuzz-smoke: build
 	$(MAKE) -C native/tests fuzz-smoke PYTHON=$(CURDIR)/$(BIN)/python
 
 sanitize: build
-	PYTHON=$(CURDIR)/$(BIN)/python bash native/tests/sanitize.sh
+	$(SANITIZE)
 
 pythons: build
 	sh .ci/pythons

@@ -112,10 +112,13 @@ class Http2Play(Play):
         must(asked.head.number > last, "out of order", call, asked)
 
     def note_reject(self, reject: Reject, client: Any) -> None:
-        if reject.status < 1000 or not self.speaks(self.wire_of(client)):
+        if 0 <= reject.status < 1000 or not self.speaks(self.wire_of(client)):
             super().note_reject(reject, client)
             return
         self.trace("reject", reject)
+        if reject.status == -1:  # one stream was reset
+            must(reject.reason and reject.reason.isprintable(), "rejected because", reject)
+            return
         sockets = [one for one in self.wire_of(client).events if isinstance(one, Tunnel) and one.accepted]
         must(sockets, "no WebSocket", reject)
         must(reject.reason and reject.reason.isprintable(), "rejected because", reject)

@@ -19,7 +19,7 @@ from fuzz_h2_frames import (
     MAX_STREAMS,
     NO_PRIORITIES,
 )
-from fuzz_script import BELOW, DEADLINES, SMALL, WEBSOCKET
+from fuzz_script import BELOW, DEADLINES, LARGE_MESSAGES, SMALL, USUAL, WEBSOCKET
 from fuzz_script import CONTROL_BYTES as FRONT_BYTES
 
 PREAMBLE = FRONT_BYTES
@@ -34,20 +34,7 @@ NARROW = {**WINDOWS, "http2_max_concurrent_streams": 3, "http2_max_header_list_s
 SLOW = {**DEADLINES, "body_window_ms": 2000, **PINGS}
 PROFILES: list[dict[str, Any]] = [
     BOTH,
-    {
-        **BOTH,
-        "first_byte_ms": 30_000,
-        "head_ms": 10_000,
-        "body_window_ms": 10_000,
-        "body_min_rate": 240,
-        "write_stall_ms": 60_000,
-        "limit_request_line": 8192,
-        "limit_request_field_size": 65_536,
-        "limit_request_fields": 100,
-        "limit_request_body": 1 << 30,
-        "http2_ping_interval_ms": 30_000,
-        "http2_ping_timeout_ms": 20_000,
-    },
+    {**BOTH, **USUAL, "http2_ping_interval_ms": 30_000, "http2_ping_timeout_ms": 20_000},
     {**BOTH, **SLOW, **WINDOWS},
     {**BOTH, **SMALL, **NARROW},
     {**BOTH, **SMALL, **SLOW, "underscore_headers": "reject", "http2_max_frame_size": 20_000},
@@ -73,17 +60,7 @@ PROFILES: list[dict[str, Any]] = [
         **SMALL,
         **NARROW,
     },
-    {
-        **BOTH,
-        **WEBSOCKET,
-        "ws_max_size": 5000,
-        "ws_max_queue": 32,
-        "ws_idle_ms": 0,
-        "websocket": {"max_size_bytes": 5000, "max_fragments": 64, "deflate": True},
-        "limit_concurrency": 2,
-        "root_path": "/root",
-        **SLOW,
-    },
+    {**BOTH, **LARGE_MESSAGES, "limit_concurrency": 2, "root_path": "/root", **SLOW},
 ]
 
 

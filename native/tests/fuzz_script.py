@@ -26,6 +26,18 @@ SILENCE_MS = (400, 700, 1000, 2000, 3000, 5000, 30_000, 80_000, 80_000)
 LENGTHS = (0, *range(1, 9), 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 100, 128, 160, 200, 256, 320, 400)
 WHOLE = b"\0"
 
+# Of the size that a server in use has.
+USUAL = {
+    "first_byte_ms": 30_000,
+    "head_ms": 10_000,
+    "body_window_ms": 10_000,
+    "body_min_rate": 240,
+    "write_stall_ms": 60_000,
+    "limit_request_line": 8192,
+    "limit_request_field_size": 65_536,
+    "limit_request_fields": 100,
+    "limit_request_body": 1 << 30,
+}
 DEADLINES = {
     "first_byte_ms": 1000,
     "head_ms": 2000,
@@ -52,42 +64,28 @@ WEBSOCKET = {
     "ws_idle_ms": 20_000,
     "ws_close_ms": 1000,
 }
+# "websocket": the arguments of the engine.
+LARGE_MESSAGES = {
+    **WEBSOCKET,
+    "ws_max_size": 5000,
+    "ws_max_queue": 32,
+    "ws_idle_ms": 0,
+    "websocket": {"max_size_bytes": 5000, "max_fragments": 64, "deflate": True},
+}
 PROFILES: list[dict[str, Any]] = [
     {},
-    {
-        "first_byte_ms": 30_000,
-        "head_ms": 10_000,
-        "body_window_ms": 10_000,
-        "body_min_rate": 240,
-        "write_stall_ms": 60_000,
-        "limit_request_line": 8192,
-        "limit_request_head": 65_536,
-        "limit_request_field_size": 65_536,
-        "limit_request_fields": 100,
-        "limit_request_body": 1 << 30,
-        "limit_pipelined": 65_536,
-    },
+    {**USUAL, "limit_request_head": 65_536, "limit_pipelined": 65_536},
     DEADLINES,
     SMALL,
     {**SMALL, **DEADLINES, "underscore_headers": "reject"},
     {"limit_concurrency": 1, "underscore_headers": "allow", "root_path": "/root"},
     {"limit_connections": 1, "underscore_headers": "drop", "server_header": False, "date_header": False},
     {"limit_pipelined": 40, "limit_request_body": 100, "headers": [(b"x-fixed", b"1")], **DEADLINES},
-    # WebSockets. "websocket": the arguments of the engine.
+    # WebSockets
     {"websocket": {"max_size_bytes": 0, "max_fragments": 0, "deflate": True}},
     {**WEBSOCKET, "websocket": {"max_size_bytes": 200, "max_fragments": 3, "deflate": True}, **DEADLINES},
     {"ws_max_queue": 1, "websocket": {"max_size_bytes": 0, "max_fragments": 2, "deflate": False}, **SMALL},
-    {
-        **WEBSOCKET,
-        "ws_max_size": 5000,
-        "ws_max_queue": 32,
-        "ws_idle_ms": 0,
-        "websocket": {"max_size_bytes": 5000, "max_fragments": 64, "deflate": True},
-        "limit_pipelined": 512,
-        "limit_concurrency": 2,
-        "root_path": "/root",
-        **DEADLINES,
-    },
+    {**LARGE_MESSAGES, "limit_pipelined": 512, "limit_concurrency": 2, "root_path": "/root", **DEADLINES},
 ]
 
 

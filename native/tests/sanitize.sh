@@ -1,7 +1,9 @@
 #!/bin/bash
 # The extension under the address and undefined behaviour sanitizers, with the Python tests.
 #
-#   native/tests/sanitize.sh [pytest arguments]     default: the native, conformance and worker tests
+#   native/tests/sanitize.sh                        the native and worker tests, then the conformance tests
+#   native/tests/sanitize.sh native|conformance     one of the two
+#   native/tests/sanitize.sh [pytest arguments]     these tests
 #   PYTHON=python3.12 native/tests/sanitize.sh      another interpreter (with the test dependencies)
 #
 # With HTTP/2 where nghttp2 is there (nghttp2.sh); SHARDSERVE_HTTP2=0 leaves it out, and its tests skip.
@@ -32,7 +34,7 @@ include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
 suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 objects=$copy/.objects$suffix
 flags="-std=c11 -O1 -g -fPIC -fvisibility=hidden -fsanitize=address,undefined -fno-omit-frame-pointer -DSHARDSERVE_DEBUG
- -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-cast-function-type"
+ -DSHARDSERVE_NO_SPARES -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-cast-function-type"
 http2=$("$root/native/tests/nghttp2.sh" cflags)
 mkdir -p "$objects"
 if [ "$(cat "$objects/flags" 2>/dev/null)" != "$flags $http2" ]; then
@@ -70,14 +72,19 @@ CHECK
 
 run() { "$python" -m pytest -q -p no:cacheprovider "$@" 2>&1 | tee -a "$reports/pytest.log" || status=$?; }
 status=0
-if [ $# -gt 0 ]; then
-    run "$@"
-else
-    # Which bytes are a request, in long tables, is the parser's work more than ours: fuzzers feed us those.
-    run tests/conformance --ignore tests/conformance/test_line.py --ignore tests/conformance/test_head_fields.py \
+run_native() { # these fork: no other thread may be there
+    run tests/native tests/unit/worker tests/unit/test_native_stub.py
+}
+run_conformance() { # which bytes are a request, in long tables, is the parser's work more than ours: fuzzers feed us those
+    run -n auto tests/conformance --ignore tests/conformance/test_line.py --ignore tests/conformance/test_head_fields.py \
         --deselect tests/conformance/test_corpus.py::test_at_every_offset
-    run tests/native tests/unit/worker tests/unit/test_native_stub.py # they fork: no other thread may be there
-fi
+}
+case "$*" in
+    "") run_native && run_conformance ;;
+    native) run_native ;;
+    conformance) run_conformance ;;
+    *) run "$@" ;;
+esac
 
 unset LD_PRELOAD
 found=$(cat "$reports"/asan.* "$reports"/ubsan.* 2>/dev/null | grep -cE 'ERROR: |runtime error:' || true)
