@@ -57,10 +57,26 @@ def scaling_chart(
 
     The speed-up is against the server's own median with the fewest workers measured.
     """
+    legend = "curve: medians · dot: a round · dashed: ideal · level axis: workers"
+    panels = _growth_panels(by_workers)
+    return _chart(
+        panels,
+        level=axes.from_zero(float(max(by_workers))),
+        places=[float(workers) for workers in by_workers],
+        place=lambda value: f"{value:.0f}",
+        heading=f"{name}, over workers",
+        note=f"WARNING: {warning}" if warning else legend,
+        description=_describe_growth(panels[0].curves),
+        key=key,
+        source=source,
+    )
+
+
+def _growth_panels(by_workers: Mapping[int, ScenarioResult]) -> list[_Panel]:
+    """The speed-up first."""
     speed, efficiency, cost = _growth(by_workers)
     fewest, most = float(min(by_workers)), float(max(by_workers))
-    legend = "curve: medians · dot: a round · dashed: ideal · level axis: workers"
-    panels = [
+    return [
         _Panel(
             "speed-up",
             speed,
@@ -82,17 +98,6 @@ def scaling_chart(
             axes.plain,
         ),
     ]
-    return _chart(
-        panels,
-        level=axes.from_zero(most),
-        places=[float(workers) for workers in by_workers],
-        place=lambda value: f"{value:.0f}",
-        heading=f"{name}, over workers",
-        note=f"WARNING: {warning}" if warning else legend,
-        description=_describe_growth(speed),
-        key=key,
-        source=source,
-    )
 
 
 def _highest(curves: Mapping[str, Points], least: float) -> float:

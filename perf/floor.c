@@ -8,19 +8,11 @@
  * Usage: floor PORT (127.0.0.1 only). Ends on SIGTERM by the default action.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
-enum { MAX_FDS = 65536, MAX_EVENTS = 256, READ_SIZE = 65536, MAX_BATCH = 256, BACKLOG = 1024 };
+#include "floor.h"
+
+enum { READ_SIZE = 65536, MAX_BATCH = 256 };
 
 /* The same headers a minimal ASGI app plus a server send, so that the bytes moved are comparable. */
 static const char HEAD[] = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 13\r\n"
@@ -77,56 +69,12 @@ static void serve(int fd)
         close(fd);
 }
 
-static void accept_one(int epoll, int listener)
+static void begin(int fd)
 {
-    int on = 1;
-    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0)
-        return;
-    if (fd >= MAX_FDS) {
-        close(fd);
-        return;
-    }
     matched[fd] = 0;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
-        close(fd);
-}
-
-static int listen_on(int port)
-{
-    int on = 1;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0
-        || bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, BACKLOG) < 0)
-        return -1;
-    return listener;
 }
 
 int main(int argc, char **argv)
 {
-    struct epoll_event events[MAX_EVENTS];
-    int listener = argc == 2 ? listen_on(atoi(argv[1])) : -1;
-    int epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (listener < 0 || epoll < 0) {
-        perror("floor: cannot listen (usage: floor PORT)");
-        return 1;
-    }
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = listener};
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) < 0) {
-        perror("floor: epoll_ctl");
-        return 1;
-    }
-    for (;;) {
-        int ready = epoll_wait(epoll, events, MAX_EVENTS, -1);
-        for (int i = 0; i < ready; i++) {
-            if (events[i].data.fd == listener)
-                accept_one(epoll, listener);
-            else
-                serve(events[i].data.fd);
-        }
-    }
+    return run(argc, argv, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }

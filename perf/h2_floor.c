@@ -8,20 +8,13 @@
  * Usage: h2_floor PORT (127.0.0.1 only). Ends on SIGTERM by the default action.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <nghttp2/nghttp2.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-enum { MAX_FDS = 65536, MAX_EVENTS = 256, READ_SIZE = 65536, OUT_SIZE = 262144, BACKLOG = 1024 };
+#include "floor.h"
+
+enum { READ_SIZE = 65536, OUT_SIZE = 262144 };
 
 static const uint8_t BODY[] = "Hello, world!";
 static nghttp2_session *sessions[MAX_FDS];
@@ -95,58 +88,23 @@ static void serve(int fd)
         end(fd);
 }
 
-static void accept_one(int epoll, int listener)
+static void begin(int fd)
 {
     static const nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 128}};
-    int on = 1;
-    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0)
-        return;
-    if (fd >= MAX_FDS || nghttp2_session_server_new(&sessions[fd], callbacks, NULL) < 0) {
+    if (nghttp2_session_server_new(&sessions[fd], callbacks, NULL) < 0) {
         close(fd);
         return;
     }
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
-    if (nghttp2_submit_settings(sessions[fd], NGHTTP2_FLAG_NONE, settings, 1) < 0 || answer(fd, sessions[fd]) < 0
-        || epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+    if (nghttp2_submit_settings(sessions[fd], NGHTTP2_FLAG_NONE, settings, 1) < 0 || answer(fd, sessions[fd]) < 0)
         end(fd);
-}
-
-static int listen_on(int port)
-{
-    int on = 1;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0
-        || bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, BACKLOG) < 0)
-        return -1;
-    return listener;
 }
 
 int main(int argc, char **argv)
 {
-    struct epoll_event events[MAX_EVENTS];
-    int listener = argc == 2 ? listen_on(atoi(argv[1])) : -1;
-    int epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (listener < 0 || epoll < 0 || nghttp2_session_callbacks_new(&callbacks) < 0) {
-        perror("h2_floor: cannot listen (usage: h2_floor PORT)");
+    if (nghttp2_session_callbacks_new(&callbacks) < 0) {
+        fputs("h2_floor: no memory\n", stderr);
         return 1;
     }
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = listener};
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) < 0) {
-        perror("h2_floor: epoll_ctl");
-        return 1;
-    }
-    for (;;) {
-        int ready = epoll_wait(epoll, events, MAX_EVENTS, -1);
-        for (int i = 0; i < ready; i++) {
-            if (events[i].data.fd == listener)
-                accept_one(epoll, listener);
-            else
-                serve(events[i].data.fd);
-        }
-    }
+    return run(argc, argv, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }

@@ -10,15 +10,12 @@ server's last run; the first, the warm-up, is bounded by time. One request that 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perf.load import LATE_S, NO_LATENCY, Load, LoadError, cpus, no_result, pinned
-from perf.programs import lacking
+from perf.load import LATE_S, NO_LATENCY, Job, Load, LoadError, cpus, find, no_result, pinned
 from perf.scenarios import Scenario
 
 _SLOWER = 4.0
@@ -38,14 +35,6 @@ _STATUS = re.compile(r"^status codes: \d+ 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx$"
 _TRAFFIC = re.compile(r"^traffic: \S+ \((\d+)\) total, .*, \S+ \((\d+)\) data$", re.MULTILINE)
 _PROTOCOL = re.compile(r"^Application protocol: (\S+)$", re.MULTILINE)
 _US = {"us": 1, "ms": 1000, "s": 1_000_000, "m": 60_000_000}
-
-
-def find() -> str:
-    """The h2load executable."""
-    path = shutil.which("h2load")
-    if path is None:
-        raise LoadError(lacking("h2load") or "h2load is gone")
-    return path
 
 
 @dataclass(frozen=True)
@@ -69,53 +58,44 @@ class H2Load:
     """Runs of h2load; the bodies it sends go into ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        self._program = find()
+        self._program = find("h2load")
         self._folder = folder
         self._per_second: dict[int, float] = {}
         """What the last run of each server did, by port."""
 
     @classmethod
     def version(cls) -> str:
-        done = subprocess.run([find(), "--version"], capture_output=True, text=True)
+        done = subprocess.run([find("h2load"), "--version"], capture_output=True, text=True)
         number = re.search(r"\d+(\.\d+)+", done.stdout)
         return number.group() if number else "?"
 
-    def run(
-        self,
-        port: int,
-        scenario: Scenario,
-        *,
-        seconds: float,
-        connections: int,
-        core: int | Collection[int],
-        measured: AbstractContextManager[object],
-    ) -> Load:
-        """Load 127.0.0.1:port for about ``seconds``, ``scenario.pipeline`` streams open on each connection.
+    def run(self, job: Job) -> Load:
+        """Load 127.0.0.1:port for about ``job.seconds``, ``pipeline`` streams open on each connection.
 
         It cannot say when its connections are open, so opening them is measured too.
         """
-        bound = self._bound(port, scenario, seconds, connections)
-        command = [self._program, *options(scenario, port), *bound.options()]
-        command += ["-c", str(connections), "-t", str(min(len(cpus(core)), connections))]
+        scenario, bound = job.scenario, self._bound(job)
+        command = [self._program, *options(scenario, job.port), *bound.options()]
+        command += ["-c", str(job.connections), "-t", str(min(len(cpus(job.core)), job.connections))]
         if scenario.body:
             path = self._folder / f"{scenario.name}.body"
             path.write_bytes(scenario.body)
             command += ["-d", str(path)]
-        with measured, pinned(command, core) as process:
+        with job.measured, pinned(command, job.core) as process:
             try:
                 output, _ = process.communicate(timeout=bound.limit_s)
             except subprocess.TimeoutExpired:
                 raise LoadError(f"h2load was not done {bound.limit_s:.0f} s after its start") from None
         load = parse(output, scenario, whole=bound.requests is not None)
-        self._per_second[port] = load.requests * 1e6 / load.duration_us
+        self._per_second[job.port] = load.requests * 1e6 / load.duration_us
         return load
 
-    def _bound(self, port: int, scenario: Scenario, seconds: float, connections: int) -> Bound:
-        rate = self._per_second.get(port)
+    def _bound(self, job: Job) -> Bound:
+        rate = self._per_second.get(job.port)
         if rate is None:
-            return Bound(seconds)
+            return Bound(job.seconds)
         # Fewer than are in flight at once would not be the scenario.
-        return Bound(seconds, max(round(rate * seconds), connections * scenario.pipeline))
+        return Bound(job.seconds, max(round(rate * job.seconds), job.connections * job.scenario.pipeline))
 
 
 def options(scenario: Scenario, port: int) -> Sequence[str]:

@@ -3,7 +3,7 @@
 Rules of this file: a generator is a child process pinned to the load's cores, ended by its own pid whatever
 happens; it either reports figures or raises LoadError, never a silent zero. Which generator drives a
 scenario is the scenario's word (scenarios.py) and the run's (a fixed rate has its own); the generators are
-wrk.py, ws_load.py and rate_load.py.
+wrk.py, h2load.py, ws_load.py and rate_load.py.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from perf import cc
+from perf.programs import lacking
 from perf.scenarios import Scenario
 
 RESULT_MARK = "PERF-RESULT "
@@ -27,6 +31,8 @@ READY = "ready"
 """What a generator of ours says when its connections are open and warm."""
 LATE_S = 5.0
 """How long past its time a generator may take before it is killed."""
+WARM_UP_S = 0.1
+"""Of the connections of a generator of ours, in every run; the server has been warmed up before."""
 
 
 class LoadError(Exception):
@@ -62,21 +68,24 @@ class Load:
     """At a fixed rate: the generator's own lateness, of 99 of 100 requests."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run, as it is asked of a generator: the load of one server, 127.0.0.1:port, by one scenario."""
+
+    port: int
+    scenario: Scenario
+    seconds: float
+    connections: int
+    core: int | Collection[int]
+    """Or cores: the load's own."""
+    measured: AbstractContextManager[object]
+    """Entered for as long as what is counted goes on."""
+
+
 class Generator(Protocol):
     """One load tool, ready to run any scenario that names it."""
 
-    def run(
-        self,
-        port: int,
-        scenario: Scenario,
-        *,
-        seconds: float,
-        connections: int,
-        core: int | Collection[int],
-        measured: AbstractContextManager[object],
-    ) -> Load:
-        """Load 127.0.0.1:port, and be inside ``measured`` for as long as what is counted goes on."""
-        ...
+    def run(self, job: Job) -> Load: ...
 
 
 def cpus(core: int | Collection[int]) -> set[int]:
@@ -123,6 +132,36 @@ def no_result(output: str, who: str) -> LoadError:
 def latency(fields: dict[str, Any]) -> Latency:
     """The percentiles among a generator's figures."""
     return Latency(**{name: fields[name] for name in Latency.__dataclass_fields__})
+
+
+def find(program: str) -> str:
+    """The path of a generator that is the system's."""
+    path = shutil.which(program)
+    if path is None:
+        raise LoadError(lacking(program) or f"{program} is gone")
+    return path
+
+
+def compiled(name: str, folder: Path) -> Path:
+    """A generator of ours, in ``folder``."""
+    try:
+        return cc.build(name, folder)
+    except cc.CompileError as error:
+        raise LoadError(f"{error}\n{error.log}".strip()) from None
+
+
+def converse(command: Sequence[str], job: Job) -> str:
+    """Run a generator of ours with --hold: what it said, its result last."""
+    who = Path(command[0]).name
+    with pinned(command, job.core, stdin=subprocess.PIPE) as process:
+        talk = Talk(process, who)
+        # Opening and warming up: each may stall for as long as an answer may take.
+        talk.wait_for(READY, WARM_UP_S + 2 * LATE_S)
+        with job.measured:
+            talk.say("go")
+            talk.wait_for(RESULT_MARK, job.seconds + LATE_S)
+        talk.end()
+    return talk.heard
 
 
 class Talk:

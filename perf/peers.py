@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from perf.scenarios import HTTP, HTTP2, WEBSOCKET, Scenario, Tool
@@ -91,10 +92,7 @@ _UVICORN = (
     *("--workers", "{workers}"),
     *("--loop", "uvloop", "--http", "httptools", "--ws", "websockets-sansio"),
 )
-_SHARDSERVE_STATIC = ("--static", "/static={static}")
 _SSL = ("--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
-_SHARDSERVE_HTTP2 = ("--http2-cleartext",)
-_SHARDSERVE_HTTP2_TLS = ("--http2", *_SSL)
 _GRANIAN_SSL = ("--ssl-certificate", "{cert}", "--ssl-keyfile", "{key}")
 _CERTFILE = ("--certfile", "{cert}", "--keyfile", "{key}")
 # The last --http counts, in Uvicorn and in Granian.
@@ -109,29 +107,33 @@ _GRANIAN = (
     *("--backlog", "4096"),
 )
 
+_floor = partial(Server, home=Home.NONE, program="cc")
+_shardserve = partial(
+    Server,
+    home=Home.OURS,
+    tls=_SSL,
+    http2=("--http2-cleartext",),
+    http2_tls=("--http2", *_SSL),
+    static=("--static", "/static={static}"),
+)
+
 SERVERS: tuple[Server, ...] = (
-    Server(
+    _floor(
         name="floor",
         what="a C epoll loop with a fixed answer: the least this machine can do",
-        home=Home.NONE,
         argv=("{floor}", "{port}"),
-        program="cc",
         scenarios=FIXED_ANSWER,
     ),
-    Server(
+    _floor(
         name="ws-floor",
         what="a C epoll loop that echoes WebSocket messages: the least this machine can do",
-        home=Home.NONE,
         argv=("{ws_floor}", "{port}"),
-        program="cc",
         scenarios=WEBSOCKET,
     ),
-    Server(
+    _floor(
         name="h2-floor",
         what="a C epoll loop with nghttp2 and a fixed answer: what the protocol costs",
-        home=Home.NONE,
         argv=("{h2_floor}", "{port}"),
-        program="cc",
         scenarios=frozenset({"h2-plain", "h2-1"}),
         http2=(),
     ),
@@ -152,39 +154,24 @@ SERVERS: tuple[Server, ...] = (
         packages=("picows", "uvloop"),
         scenarios=WEBSOCKET,
     ),
-    Server(
+    _shardserve(
         name="shardserve",
         what="this project",
-        home=Home.OURS,
         argv=(*_SHARDSERVE, "--no-access-log", "--log-level", "warning"),
-        tls=_SSL,
-        http2=_SHARDSERVE_HTTP2,
-        http2_tls=_SHARDSERVE_HTTP2_TLS,
-        static=_SHARDSERVE_STATIC,
     ),
-    Server(
+    _shardserve(
         name="shardserve-accesslog",
         what="this project, access log on",
-        home=Home.OURS,
         argv=(*_SHARDSERVE, "--access-log"),
-        tls=_SSL,
-        http2=_SHARDSERVE_HTTP2,
-        http2_tls=_SHARDSERVE_HTTP2_TLS,
-        static=_SHARDSERVE_STATIC,
         by_default=False,
     ),
-    Server(
+    _shardserve(
         name="shardserve-metrics",
         what="this project, metrics on",
-        home=Home.OURS,
         argv=(
             *(*_SHARDSERVE, "--no-access-log", "--log-level", "warning"),
             *("--metrics", "unix:{folder}/metrics-{port}.sock"),
         ),
-        tls=_SSL,
-        http2=_SHARDSERVE_HTTP2,
-        http2_tls=_SHARDSERVE_HTTP2_TLS,
-        static=_SHARDSERVE_STATIC,
         by_default=False,
     ),
     Server(

@@ -16,32 +16,15 @@
  * Usage: see usage() below. perf/rate_load.py runs it.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <time.h>
-#include <unistd.h>
 
+#include "client.h"
 #include "histogram.h"
 
 enum {
     MAX_HEAD = 16 * 1024,
     MAX_LINE = 256, /* of a chunk's size or a trailer */
-    MAX_EVENTS = 256,
-    READ_SIZE = 256 * 1024,
-    MAX_CONNECTIONS = 20000,
     MAX_REQUEST = 64 * 1024 * 1024,
     /* A sleeping thread wakes tens of microseconds late: for the last of the way to the next due moment the
      * loop polls instead. The core is the generator's own. */
@@ -59,7 +42,7 @@ static struct {
 } option = {.connections = 64, .rate = 1000, .seconds = 1, .timeout = 5, .body_bytes = -1};
 
 struct connection {
-    int fd, number, wants_write;
+    struct wire wire;
     int busy;          /* a request of ours is unanswered */
     int64_t due_ns;    /* when it was due */
     int64_t free_ns;   /* when the one before it was answered */
@@ -76,7 +59,7 @@ struct connection {
 };
 
 static struct connection *connections;
-static int epoll_fd, timer_fd;
+static int timer_fd;
 static char *request;
 static size_t request_size;
 
@@ -89,64 +72,23 @@ static struct {
 } seen;
 static struct histogram latencies, lateness;
 
-/* The only way out of trouble; c may be NULL. */
-__attribute__((noreturn, format(printf, 2, 3))) static void fail(const struct connection *c, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("rate_load: ", stderr);
-    if (c != NULL)
-        fprintf(stderr, "connection %d: ", c->number);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 static int64_t due_at(uint64_t k)
 {
     return start_ns + (int64_t)((double)k * 1e9 / option.rate);
 }
 
-static void watch(struct connection *c, int wants_write)
-{
-    struct epoll_event event = {.events = EPOLLIN | (wants_write ? EPOLLOUT : 0), .data.ptr = c};
-    if (c->wants_write == wants_write)
-        return;
-    if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &event) < 0)
-        fail(c, "epoll_ctl: %s", strerror(errno));
-    c->wants_write = wants_write;
-}
-
 static void open_one(struct connection *c)
 {
-    int on = 1;
-    struct timeval limit = {.tv_sec = (time_t)option.timeout,
-                            .tv_usec = (suseconds_t)(option.timeout * 1e6) % 1000000};
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)option.port)};
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (c->fd < 0 || setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0
-        || setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) < 0
-        || connect(c->fd, (struct sockaddr *)&address, sizeof address) < 0)
-        fail(c, "connect: %s", strerror(errno));
-    if (fcntl(c->fd, F_SETFL, O_NONBLOCK) < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event) < 0)
-        fail(c, "%s", strerror(errno));
-    c->wants_write = c->closing = 0;
+    connect_to(&c->wire, option.port, option.timeout);
+    watch(&c->wire);
+    c->closing = 0;
     c->state = HEAD;
     c->head_size = c->line_size = 0;
 }
 
 static void reopen(struct connection *c)
 {
-    close(c->fd);
+    close(c->wire.fd);
     open_one(c);
 }
 
@@ -154,21 +96,21 @@ static void reopen(struct connection *c)
 static void flush(struct connection *c)
 {
     while (c->sent < request_size) {
-        ssize_t size = send(c->fd, request + c->sent, request_size - c->sent, MSG_NOSIGNAL);
+        ssize_t size = send(c->wire.fd, request + c->sent, request_size - c->sent, MSG_NOSIGNAL);
         if (size < 0 && errno == EINTR)
             continue;
         if (size < 0) {
-            watch(c, errno == EAGAIN);
+            want_write(&c->wire, errno == EAGAIN);
             return;
         }
         c->sent += (size_t)size;
     }
-    watch(c, 0);
+    want_write(&c->wire, 0);
 }
 
 static void send_next(struct connection *c)
 {
-    uint64_t k = (uint64_t)c->number + c->begun * (uint64_t)option.connections;
+    uint64_t k = (uint64_t)c->wire.number + c->begun * (uint64_t)option.connections;
     int64_t now = now_ns();
     c->due_ns = due_at(k);
     histogram_record(&lateness, now - (c->due_ns > c->free_ns ? c->due_ns : c->free_ns));
@@ -202,27 +144,13 @@ static void answered(struct connection *c, int64_t now)
         send_next(c);
 }
 
-/* Returns the value of a field of the head (without the space before it), or NULL. */
-static const char *field(const char *head, const char *name)
-{
-    size_t size = strlen(name);
-    for (const char *line = strstr(head, "\r\n"); line != NULL; line = strstr(line + 2, "\r\n")) {
-        const char *start = line + 2;
-        if (strncasecmp(start, name, size) == 0 && start[size] == ':') {
-            start += size + 1;
-            return start + strspn(start, " \t");
-        }
-    }
-    return NULL;
-}
-
 /* The head is whole: what comes next, by RFC 9112 section 6.3. */
 static void read_head(struct connection *c, int64_t now)
 {
     const char *length = field(c->head, "content-length"), *coding = field(c->head, "transfer-encoding");
     const char *connection = field(c->head, "connection");
     if (strncmp(c->head, "HTTP/1.", 7) != 0)
-        fail(c, "not HTTP: %.40s", c->head);
+        fail(&c->wire, "not HTTP: %.40s", c->head);
     c->status = atoi(c->head + 9);
     c->body = 0;
     c->closing = connection != NULL && strncasecmp(connection, "close", 5) == 0;
@@ -247,7 +175,7 @@ static size_t take_head(struct connection *c, const char *data, size_t size, int
 {
     for (size_t i = 0; i < size; i++) {
         if (c->head_size == MAX_HEAD)
-            fail(c, "a response head of more than %d bytes", MAX_HEAD);
+            fail(&c->wire, "a response head of more than %d bytes", MAX_HEAD);
         c->head[c->head_size++] = data[i];
         if (data[i] == '\n' && c->head_size >= 4 && memcmp(c->head + c->head_size - 4, "\r\n\r\n", 4) == 0) {
             c->head[c->head_size - 2] = '\0';
@@ -263,7 +191,7 @@ static size_t take_line(struct connection *c, const char *data, size_t size, int
 {
     for (size_t i = 0; i < size; i++) {
         if (c->line_size == MAX_LINE)
-            fail(c, "a chunk size or trailer of more than %d bytes", MAX_LINE);
+            fail(&c->wire, "a chunk size or trailer of more than %d bytes", MAX_LINE);
         c->line[c->line_size++] = data[i];
         if (data[i] != '\n')
             continue;
@@ -304,7 +232,7 @@ static void take(struct connection *c, const char *data, size_t size, int64_t no
     while (size > 0) {
         size_t used;
         if (!c->busy)
-            fail(c, "bytes came that answer nothing");
+            fail(&c->wire, "bytes came that answer nothing");
         if (c->state == HEAD)
             used = take_head(c, data, size, now);
         else if (c->state == LENGTH || c->state == CHUNK_DATA || c->state == UNTIL_CLOSE)
@@ -336,7 +264,7 @@ static void ended(struct connection *c, int64_t now)
 static void read_some(struct connection *c)
 {
     static char data[READ_SIZE];
-    ssize_t size = read(c->fd, data, sizeof data);
+    ssize_t size = read(c->wire.fd, data, sizeof data);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (size <= 0)
@@ -379,7 +307,7 @@ static void give_up(int64_t now)
     for (int i = 0; i < option.connections; i++) {
         struct connection *c = &connections[i];
         for (uint64_t n = 0; n < c->owed; n++) {
-            uint64_t k = (uint64_t)c->number + (c->begun + n) * (uint64_t)option.connections;
+            uint64_t k = (uint64_t)c->wire.number + (c->begun + n) * (uint64_t)option.connections;
             histogram_record(&latencies, now - due_at(k));
         }
         seen.timeout += c->owed + (uint64_t)c->busy;
@@ -437,15 +365,6 @@ static void read_request(const char *path)
     fclose(file);
 }
 
-static double number(const char *text, const char *name, double low, double high)
-{
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !(value >= low && value <= high))
-        fail(NULL, "--%s takes a number from %g to %g, not %s", name, low, high, text);
-    return value;
-}
-
 __attribute__((noreturn)) static void usage(void)
 {
     fputs("usage: rate_load [options] --request FILE PORT     (of 127.0.0.1)\n"
@@ -489,12 +408,11 @@ static void open_all(void)
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    connections = calloc((size_t)option.connections, sizeof *connections);
-    if (connections == NULL || epoll_fd < 0 || timer_fd < 0
-        || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &event) < 0)
+    connections = allocate(sizeof *connections * (size_t)option.connections);
+    if (epoll_fd < 0 || timer_fd < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &event) < 0)
         fail(NULL, "%s", strerror(errno));
     for (int i = 0; i < option.connections; i++) {
-        connections[i].number = i;
+        connections[i].wire.number = i;
         open_one(&connections[i]);
     }
 }
@@ -506,11 +424,8 @@ int main(int argc, char **argv)
     open_all();
     if (option.warmup > 0 && (run_phase(option.warmup), seen.timeout > 0))
         fail(NULL, "%llu requests unanswered in the warm-up", (unsigned long long)seen.timeout);
-    if (option.hold) {
-        puts("ready");
-        fflush(stdout);
-        getchar();
-    }
+    if (option.hold)
+        wait_for_start();
     int64_t length = run_phase(option.seconds);
     printf("PERF-RESULT {\"requests\":%llu,\"due\":%llu,\"duration_us\":%lld,\"bytes\":%llu,"
            "\"read\":%llu,\"status\":%llu,\"body\":%llu,\"timeout\":%llu,\"late_us\":%.1f,",
@@ -520,7 +435,7 @@ int main(int argc, char **argv)
     histogram_print(&latencies);
     puts("}");
     fflush(stdout);
-    while (option.hold && getchar() != EOF)
-        continue;
+    if (option.hold)
+        wait_for_end();
     return 0;
 }

@@ -6,17 +6,11 @@ measured is exactly what is counted: the connections are open before, and closed
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Collection
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-from perf import cc
-from perf.load import LATE_S, READY, RESULT_MARK, Load, LoadError, Talk, find_result, latency, pinned
+from perf.load import WARM_UP_S, Job, Load, compiled, converse, find_result, latency
 from perf.scenarios import Scenario, Tool, request_bytes
 
-WARM_UP_S = 0.1
-"""Of the connections, in every run; the server has been warmed up before."""
 _GRACE_S = 3.0
 """How long answers may come after the last request was due: less than LATE_S, so that the program is done."""
 
@@ -25,37 +19,19 @@ class RateLoad:
     """Runs of rate_load, compiled into ``folder``. Raises LoadError if it cannot be."""
 
     def __init__(self, folder: Path, rate_per_s: float) -> None:
-        try:
-            self._program = cc.build("rate_load", folder)
-        except cc.CompileError as error:
-            raise LoadError(f"{error}\n{error.log}".strip()) from None
+        self._program = compiled("rate_load", folder)
         self._folder, self._rate_per_s = folder, rate_per_s
 
-    def run(
-        self,
-        port: int,
-        scenario: Scenario,
-        *,
-        seconds: float,
-        connections: int,
-        core: int | Collection[int],
-        measured: AbstractContextManager[object],
-    ) -> Load:
-        """Send the scenario's requests at the rate for ``seconds``, spread over the connections in turn."""
+    def run(self, job: Job) -> Load:
+        """Send its requests at the rate for ``job.seconds``, spread over the connections in turn."""
+        scenario = job.scenario
         path = self._folder / f"{scenario.name}.request"
-        path.write_bytes(request_bytes(scenario, f"127.0.0.1:{port}"))
+        path.write_bytes(request_bytes(scenario, f"127.0.0.1:{job.port}"))
         command = [str(self._program), "--hold", "--request", str(path), "--rate", f"{self._rate_per_s:g}"]
-        command += ["--body-bytes", str(len(scenario.expect_body)), "--seconds", f"{seconds:g}"]
-        command += ["--connections", str(connections), "--warmup", f"{WARM_UP_S:g}"]
-        command += ["--timeout", f"{_GRACE_S:g}", str(port)]
-        with pinned(command, core, stdin=subprocess.PIPE) as process:
-            talk = Talk(process, "rate_load")
-            talk.wait_for(READY, WARM_UP_S + 2 * LATE_S)
-            with measured:
-                talk.say("go")
-                talk.wait_for(RESULT_MARK, seconds + LATE_S)
-            talk.end()
-        return parse(talk.heard)
+        command += ["--body-bytes", str(len(scenario.expect_body)), "--seconds", f"{job.seconds:g}"]
+        command += ["--connections", str(job.connections), "--warmup", f"{WARM_UP_S:g}"]
+        command += ["--timeout", f"{_GRACE_S:g}", str(job.port)]
+        return parse(converse(command, job))
 
 
 def unfit(scenario: Scenario) -> str | None:

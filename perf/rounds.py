@@ -21,7 +21,7 @@ from perf import cc, certificate, h2_probe, rate_load, revisions, static_file
 from perf.h2load import H2Load
 from perf.idle import Idle, idle_connections
 from perf.interrupts import Interrupts
-from perf.load import Generator, Load, LoadError
+from perf.load import Generator, Job, Load, LoadError
 from perf.peer_env import Interpreters, missing
 from perf.peers import C_PROGRAMS, Server
 from perf.process import Process, StartError, fill, free_port, stop_all
@@ -248,14 +248,15 @@ class ScenarioRun:
 
     def _load(self, process: Process, seconds: float, measured: Stopwatch) -> Load:
         settings = self._tools.settings
-        return self._generator.run(
-            process.port,
-            self._scenario,
+        job = Job(
+            port=process.port,
+            scenario=self._scenario,
             seconds=seconds,
             connections=(self._scenario.connections or settings.connections) * settings.workers,
             core=settings.load_cores,
             measured=measured,
         )
+        return self._generator.run(job)
 
     def _drop(self, name: str, why: str, log: str = "") -> None:
         """Stop a server that failed, and say why; the samples it already has are kept."""

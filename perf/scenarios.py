@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from perf import apps, static_file
 
@@ -83,123 +84,75 @@ BROWSER_HEADERS: Headers = (
     ("Priority", "u=0, i"),
 )
 
-_PLAIN = "perf.apps:plain"
-_STATIC = "perf.static_app:app"
 _MIB = 1024 * 1024
-_WS_ECHO = "perf.apps:ws_echo"
 _H2_STREAMS = 16
 _H2_CONNECTIONS = 32
 _MESSAGE_64 = b"0123456789abcdef" * 4
 _MESSAGE_16K = b"0123456789abcdef" * 1024
 
+# Rows that share most of what they say.
+_plain = partial(Scenario, app="perf.apps:plain", expect_body=apps.PLAIN_BODY)
+_body_100k = partial(Scenario, app="perf.apps:body_100k", expect_body=apps.BODY_100K)
+_post = partial(
+    Scenario,
+    app="perf.apps:read_body",
+    method="POST",
+    headers=(("Content-Type", "application/octet-stream"),),
+)
+_static = partial(
+    Scenario,
+    app="perf.static_app:app",
+    path=f"/static/{static_file.NAME}",
+    packages=("starlette",),
+    expect_body=apps.BODY_100K,
+)
+_echo = partial(Scenario, group="ws-echo", tool=Tool.WS_LOAD, app="perf.apps:ws_echo")
+_echo_64 = partial(_echo, body=_MESSAGE_64, expect_body=_MESSAGE_64)
+_echo_16k = partial(_echo, body=_MESSAGE_16K, expect_body=_MESSAGE_16K)
+_h2 = partial(Scenario, group="h2", tool=Tool.H2LOAD, pipeline=_H2_STREAMS, connections=_H2_CONNECTIONS)
+_h2_plain = partial(_h2, app="perf.apps:plain", expect_body=apps.PLAIN_BODY)
+_h2_10k = partial(_h2, app="perf.apps:body_10k", expect_body=apps.BODY_10K)
+
 SCENARIOS: tuple[Scenario, ...] = (
-    Scenario(
-        name="plain",
-        what="GET, a 13-byte body and two headers",
-        app=_PLAIN,
-        expect_body=apps.PLAIN_BODY,
-    ),
-    Scenario(
-        name="browser",
-        what="as plain, with a browser's twelve request headers",
-        app=_PLAIN,
-        headers=BROWSER_HEADERS,
-        expect_body=apps.PLAIN_BODY,
-    ),
+    _plain(name="plain", what="GET, a 13-byte body and two headers"),
+    _plain(name="browser", what="as plain, with a browser's twelve request headers", headers=BROWSER_HEADERS),
     Scenario(
         name="json",
         what="GET, a small JSON document encoded per request",
         app="perf.apps:json",
         expect_body=json.dumps(apps.JSON_DOCUMENT).encode(),
     ),
-    Scenario(
-        name="post-1k",
-        what="POST of 1 KiB that the app reads",
-        app="perf.apps:read_body",
-        method="POST",
-        headers=(("Content-Type", "application/octet-stream"),),
-        body=b"p" * 1024,
-        expect_body=b"1024",
-    ),
-    Scenario(
+    _post(name="post-1k", what="POST of 1 KiB that the app reads", body=b"p" * 1024, expect_body=b"1024"),
+    _post(
         name="post-1m",
         what="POST of 1 MiB that the app reads",
-        app="perf.apps:read_body",
-        method="POST",
-        headers=(("Content-Type", "application/octet-stream"),),
         body=b"p" * _MIB,
         expect_body=str(_MIB).encode(),
     ),
-    Scenario(
-        name="body-100k",
-        what="GET, a 100 KiB response body",
-        app="perf.apps:body_100k",
-        expect_body=apps.BODY_100K,
-    ),
+    _body_100k(name="body-100k", what="GET, a 100 KiB response body"),
     Scenario(
         name="stream",
         what="GET, ten chunks of 1 KiB without a content-length",
         app="perf.apps:stream",
         expect_body=apps.STREAM_CHUNK * apps.STREAM_CHUNKS,
     ),
-    Scenario(
-        name="pipelined-16",
-        what="as plain, sixteen requests in one write",
-        app=_PLAIN,
-        pipeline=16,
-        expect_body=apps.PLAIN_BODY,
-    ),
+    _plain(name="pipelined-16", what="as plain, sixteen requests in one write", pipeline=16),
     Scenario(
         name="suspend",
         what="as plain, after one await asyncio.sleep(0)",
         app="perf.apps:suspend",
         expect_body=apps.PLAIN_BODY,
     ),
-    Scenario(
+    _plain(
         name="connection-per-request",
         what="as plain, Connection: close and a new connection for every request",
-        app=_PLAIN,
         headers=(("Connection", "close"),),
-        expect_body=apps.PLAIN_BODY,
     ),
-    Scenario(
-        name="many-idle",
-        what="as plain, while many other connections are open and idle",
-        app=_PLAIN,
-        idle=True,
-        expect_body=apps.PLAIN_BODY,
-    ),
-    Scenario(
-        name="static",
-        what="GET, a file of 100 KiB",
-        app=_STATIC,
-        path=f"/static/{static_file.NAME}",
-        own_static=True,
-        packages=("starlette",),
-        expect_body=apps.BODY_100K,
-    ),
-    Scenario(
-        name="static-starlette",
-        what="the same file, for everybody through Starlette's StaticFiles",
-        app=_STATIC,
-        path=f"/static/{static_file.NAME}",
-        packages=("starlette",),
-        expect_body=apps.BODY_100K,
-    ),
-    Scenario(
-        name="tls",
-        what="as plain, over TLS",
-        app=_PLAIN,
-        tls=True,
-        expect_body=apps.PLAIN_BODY,
-    ),
-    Scenario(
-        name="tls-body-100k",
-        what="as body-100k, over TLS",
-        app="perf.apps:body_100k",
-        tls=True,
-        expect_body=apps.BODY_100K,
-    ),
+    _plain(name="many-idle", what="as plain, while many other connections are open and idle", idle=True),
+    _static(name="static", what="GET, a file of 100 KiB", own_static=True),
+    _static(name="static-starlette", what="the same file, for everybody through Starlette's StaticFiles"),
+    _plain(name="tls", what="as plain, over TLS", tls=True),
+    _body_100k(name="tls-body-100k", what="as body-100k, over TLS", tls=True),
     Scenario(
         name="starlette",
         what="one Starlette route",
@@ -222,106 +175,36 @@ SCENARIOS: tuple[Scenario, ...] = (
         packages=("django",),
         expect_body=apps.PLAIN_BODY,
     ),
-    Scenario(
-        name="ws-echo-64",
-        what="WebSocket, messages of 64 bytes echoed, one in flight",
-        group="ws-echo",
-        tool=Tool.WS_LOAD,
-        app=_WS_ECHO,
-        body=_MESSAGE_64,
-        expect_body=_MESSAGE_64,
-    ),
-    Scenario(
+    _echo_64(name="ws-echo-64", what="WebSocket, messages of 64 bytes echoed, one in flight"),
+    _echo_64(
         name="ws-echo-64-deep-16",
         what="WebSocket, messages of 64 bytes echoed, sixteen in flight",
-        group="ws-echo",
-        tool=Tool.WS_LOAD,
-        app=_WS_ECHO,
-        body=_MESSAGE_64,
         pipeline=16,
-        expect_body=_MESSAGE_64,
     ),
-    Scenario(
-        name="ws-echo-16k",
-        what="WebSocket, messages of 16 KiB echoed, one in flight",
-        group="ws-echo",
-        tool=Tool.WS_LOAD,
-        app=_WS_ECHO,
-        body=_MESSAGE_16K,
-        expect_body=_MESSAGE_16K,
-    ),
-    Scenario(
+    _echo_16k(name="ws-echo-16k", what="WebSocket, messages of 16 KiB echoed, one in flight"),
+    _echo_16k(
         name="ws-echo-16k-deep-16",
         what="WebSocket, messages of 16 KiB echoed, sixteen in flight",
-        group="ws-echo",
-        tool=Tool.WS_LOAD,
-        app=_WS_ECHO,
-        body=_MESSAGE_16K,
         pipeline=16,
-        expect_body=_MESSAGE_16K,
     ),
-    Scenario(
-        name="h2-plain",
-        what="HTTP/2, GET, a 13-byte body; 32 connections of 16 streams",
-        group="h2",
-        tool=Tool.H2LOAD,
-        app=_PLAIN,
-        pipeline=_H2_STREAMS,
-        connections=_H2_CONNECTIONS,
-        expect_body=apps.PLAIN_BODY,
-    ),
-    Scenario(
+    _h2_plain(name="h2-plain", what="HTTP/2, GET, a 13-byte body; 32 connections of 16 streams"),
+    _h2(
         name="h2-post-1k",
         what="HTTP/2, POST of 1 KiB that the app reads; 32 connections of 16 streams",
-        group="h2",
-        tool=Tool.H2LOAD,
         app="perf.apps:read_body",
         method="POST",
         body=b"p" * 1024,
-        pipeline=_H2_STREAMS,
-        connections=_H2_CONNECTIONS,
         expect_body=b"1024",
     ),
-    Scenario(
-        name="h2-10k",
-        what="HTTP/2, GET, a 10 KiB response body; 32 connections of 16 streams",
-        group="h2",
-        tool=Tool.H2LOAD,
-        app="perf.apps:body_10k",
-        pipeline=_H2_STREAMS,
-        connections=_H2_CONNECTIONS,
-        expect_body=apps.BODY_10K,
-    ),
-    Scenario(
+    _h2_10k(name="h2-10k", what="HTTP/2, GET, a 10 KiB response body; 32 connections of 16 streams"),
+    _h2_plain(
         name="h2-1",
         what="HTTP/2, as h2-plain, one stream at a time on each connection",
-        group="h2",
-        tool=Tool.H2LOAD,
-        app=_PLAIN,
-        expect_body=apps.PLAIN_BODY,
+        pipeline=1,
+        connections=None,
     ),
-    Scenario(
-        name="h2-tls",
-        what="HTTP/2, as h2-plain, over TLS",
-        group="h2",
-        tool=Tool.H2LOAD,
-        app=_PLAIN,
-        pipeline=_H2_STREAMS,
-        connections=_H2_CONNECTIONS,
-        tls=True,
-        expect_body=apps.PLAIN_BODY,
-    ),
-    Scenario(
-        name="h2-tls-10k",
-        what="HTTP/2, as h2-10k, over TLS",
-        group="h2",
-        tool=Tool.H2LOAD,
-        app="perf.apps:body_10k",
-        pipeline=_H2_STREAMS,
-        connections=_H2_CONNECTIONS,
-        tls=True,
-        expect_body=apps.BODY_10K,
-    ),
+    _h2_plain(name="h2-tls", what="HTTP/2, as h2-plain, over TLS", tls=True),
+    _h2_10k(name="h2-tls-10k", what="HTTP/2, as h2-10k, over TLS", tls=True),
 )
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

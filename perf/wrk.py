@@ -8,16 +8,24 @@ pipelined response as a request, and so do we.
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Collection
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-from perf.load import LATE_S, NO_LATENCY, RESULT_MARK, Load, LoadError, cpus, find_result, latency, pinned
-from perf.programs import lacking
+from perf.load import (
+    LATE_S,
+    NO_LATENCY,
+    RESULT_MARK,
+    Job,
+    Load,
+    LoadError,
+    cpus,
+    find,
+    find_result,
+    latency,
+    pinned,
+)
 from perf.scenarios import Scenario
 
 _DEFAULT_TIMEOUT_S = 2
@@ -36,14 +44,6 @@ done = function(summary, latency, requests)
     latency.max))
 end
 """
-
-
-def find() -> str:
-    """The wrk executable."""
-    path = shutil.which("wrk")
-    if path is None:
-        raise LoadError(lacking("wrk") or "wrk is gone")
-    return path
 
 
 def script(scenario: Scenario) -> str:
@@ -70,40 +70,32 @@ class Wrk:
     """Runs of wrk; the scripts go into ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        self._program = find()
+        self._program = find("wrk")
         self._folder = folder
 
     @classmethod
     def version(cls) -> str:
         # "wrk -v" prints its version, then its usage, and ends with 1.
-        done = subprocess.run([find(), "-v"], capture_output=True, text=True)
+        done = subprocess.run([find("wrk"), "-v"], capture_output=True, text=True)
         words = (done.stdout + done.stderr).split()
         return words[1] if len(words) > 1 else "?"
 
-    def run(
-        self,
-        port: int,
-        scenario: Scenario,
-        *,
-        seconds: float,
-        connections: int,
-        core: int | Collection[int],
-        measured: AbstractContextManager[object],
-    ) -> Load:
-        """Load 127.0.0.1:port for ``seconds``, from one wrk thread on each core.
+    def run(self, job: Job) -> Load:
+        """Load 127.0.0.1:port for ``job.seconds``, from one wrk thread on each core.
 
         wrk takes whole seconds only; a fraction is made by asking for more and interrupting it, which it
         answers by reporting what it has (its clock for that ticks every 100 ms). It cannot say when its
         connections are open, so opening them is measured too.
         """
+        port, scenario, seconds = job.port, job.scenario, job.seconds
         path = self._folder / f"{scenario.name}.lua"
         path.write_text(script(scenario))
         whole = math.ceil(seconds)
         scheme = "https" if scenario.tls else "http"
-        threads = min(len(cpus(core)), connections)
-        command = [self._program, f"-t{threads}", f"-c{connections}", f"-d{whole}s"]
+        threads = min(len(cpus(job.core)), job.connections)
+        command = [self._program, f"-t{threads}", f"-c{job.connections}", f"-d{whole}s"]
         command += [f"--timeout={_DEFAULT_TIMEOUT_S}s", "-s", str(path), f"{scheme}://127.0.0.1:{port}/"]
-        with measured, pinned(command, core) as process:
+        with job.measured, pinned(command, job.core) as process:
             if seconds < whole:
                 time.sleep(seconds)
                 process.send_signal(signal.SIGINT)

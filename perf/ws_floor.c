@@ -9,20 +9,13 @@
  * Usage: ws_floor PORT (127.0.0.1 only). Ends on SIGTERM by the default action.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
-enum { MAX_EVENTS = 256, SPACE = 512 * 1024, MAX_BATCH = 256, BACKLOG = 1024, KEY_SIZE = 4, CLOSE = 0x88 };
+#include "floor.h"
+
+enum { SPACE = 512 * 1024, MAX_BATCH = 256, KEY_SIZE = 4, CLOSE = 0x88 };
 
 static const char ACCEPTED[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                                "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -32,6 +25,8 @@ struct connection {
     size_t filled;
     unsigned char data[SPACE]; /* the part of a frame that is here already, and room for a read */
 };
+
+static struct connection *connections[MAX_FDS];
 
 static void drop(struct connection *c)
 {
@@ -113,8 +108,9 @@ static int accept_handshake(struct connection *c)
     return write(c->fd, ACCEPTED, sizeof ACCEPTED - 1) == sizeof ACCEPTED - 1 ? 0 : -1;
 }
 
-static void serve(struct connection *c)
+static void serve(int fd)
 {
+    struct connection *c = connections[fd];
     ssize_t size = recv(c->fd, c->data + c->filled, SPACE - c->filled, MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
         return;
@@ -124,10 +120,9 @@ static void serve(struct connection *c)
         drop(c);
 }
 
-static void accept_one(int epoll, int listener)
+static void begin(int fd)
 {
-    int on = 1, fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    struct connection *c = fd < 0 ? NULL : malloc(sizeof *c);
+    struct connection *c = malloc(sizeof *c);
     if (c == NULL) {
         close(fd);
         return;
@@ -135,41 +130,10 @@ static void accept_one(int epoll, int listener)
     c->fd = fd;
     c->open = 0;
     c->filled = 0;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
-        drop(c);
-}
-
-static int listen_on(int port)
-{
-    int on = 1;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0
-        || bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, BACKLOG) < 0)
-        return -1;
-    return listener;
+    connections[fd] = c;
 }
 
 int main(int argc, char **argv)
 {
-    struct epoll_event events[MAX_EVENTS];
-    int listener = argc == 2 ? listen_on(atoi(argv[1])) : -1;
-    int epoll = epoll_create1(EPOLL_CLOEXEC);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    if (listener < 0 || epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) < 0) {
-        perror("ws_floor: cannot listen (usage: ws_floor PORT)");
-        return 1;
-    }
-    for (;;) {
-        int ready = epoll_wait(epoll, events, MAX_EVENTS, -1);
-        for (int i = 0; i < ready; i++) {
-            if (events[i].data.ptr == NULL)
-                accept_one(epoll, listener);
-            else
-                serve(events[i].data.ptr);
-        }
-    }
+    return run(argc, argv, SOCK_CLOEXEC);
 }

@@ -15,24 +15,10 @@
  * Usage: see usage() below. perf/ws_load.py runs it.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
-#include <unistd.h>
 
+#include "client.h"
 #include "histogram.h"
 
 enum {
@@ -41,10 +27,7 @@ enum {
     KEY_SIZE = 4,
     MAX_CONTROL = 127, /* a whole control frame */
     BATCH = 64,        /* messages in one writev */
-    MAX_EVENTS = 256,
-    READ_SIZE = 256 * 1024,
     RESPONSE_SIZE = 8192,
-    MAX_CONNECTIONS = 20000,
     MAX_DEPTH = 1024,
     MAX_SIZE = 16 * 1024 * 1024,
     CLOSE_GRACE_MS = 1000,
@@ -65,7 +48,7 @@ static struct {
 } option = {.connections = 64, .size = 64, .depth = 1, .seconds = 1, .timeout = 5, .opcode = OP_BINARY};
 
 struct connection {
-    int fd, number, wants_write;
+    struct wire wire;
     uint64_t goal;     /* messages to send */
     uint64_t written;  /* bytes sent: the position in the stream of frames */
     uint64_t echoed;   /* messages that came back */
@@ -77,7 +60,6 @@ struct connection {
 };
 
 static struct connection *connections;
-static int epoll_fd;
 
 static unsigned char head[MAX_HEAD]; /* of a client's frame, which differs from an echo's in the MASKED bit */
 static size_t head_size;
@@ -90,34 +72,6 @@ static int64_t stop_ns;
 static int stopping;
 static uint64_t to_send, in_flight, echoes;
 static struct histogram latencies;
-
-/* The only way out of trouble; c may be NULL. */
-__attribute__((noreturn, format(printf, 2, 3))) static void fail(const struct connection *c, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("ws_load: ", stderr);
-    if (c != NULL)
-        fprintf(stderr, "connection %d: ", c->number);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static void *allocate(size_t size)
-{
-    void *memory = calloc(1, size);
-    if (memory == NULL)
-        fail(NULL, "no memory");
-    return memory;
-}
 
 static void put_serial(unsigned char *into, uint64_t serial)
 {
@@ -166,16 +120,6 @@ static void expect(struct connection *c)
     put_serial(c->echo_lead + head_size, c->echoed);
 }
 
-static void watch(struct connection *c, int wants_write)
-{
-    struct epoll_event event = {.events = EPOLLIN | (wants_write ? EPOLLOUT : 0), .data.ptr = c};
-    if (c->wants_write == wants_write)
-        return;
-    if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &event) < 0)
-        fail(c, "epoll_ctl: %s", strerror(errno));
-    c->wants_write = wants_write;
-}
-
 /* Lays out up to BATCH messages from the position on. Returns the number of parts. */
 static int lay_out(const struct connection *c, struct iovec *parts)
 {
@@ -199,18 +143,18 @@ static void flush(struct connection *c)
 {
     struct iovec parts[2 * BATCH];
     while (c->written < c->goal * frame_size) {
-        ssize_t size = writev(c->fd, parts, lay_out(c, parts));
+        ssize_t size = writev(c->wire.fd, parts, lay_out(c, parts));
         if (size < 0 && errno == EINTR)
             continue;
         if (size < 0 && errno == EAGAIN) {
-            watch(c, 1);
+            want_write(&c->wire, 1);
             return;
         }
         if (size < 0)
-            fail(c, "write: %s", strerror(errno));
+            fail(&c->wire, "write: %s", strerror(errno));
         c->written += (uint64_t)size;
     }
-    watch(c, 0);
+    want_write(&c->wire, 0);
 }
 
 /* Makes up to `count` more messages due, as far as the phase still sends. */
@@ -235,11 +179,11 @@ static void take_control(struct connection *c, unsigned char byte)
     if (c->control_size < 2)
         return;
     if (frame[1] > MAX_CONTROL - 2 || frame[0] < (FIN | OP_CLOSE) || frame[0] > (FIN | OP_PONG))
-        fail(c, "not a control frame: it begins with 0x%02x 0x%02x", frame[0], frame[1]);
+        fail(&c->wire, "not a control frame: it begins with 0x%02x 0x%02x", frame[0], frame[1]);
     if (c->control_size < 2U + frame[1])
         return;
     if (frame[0] == (FIN | OP_CLOSE))
-        fail(c, "closed by the server with code %d", frame[1] < 2 ? 1005 : frame[2] << 8 | frame[3]);
+        fail(&c->wire, "closed by the server with code %d", frame[1] < 2 ? 1005 : frame[2] << 8 | frame[3]);
     c->control_size = 0;
 }
 
@@ -256,7 +200,7 @@ static size_t take_echo(struct connection *c, const unsigned char *data, size_t 
         size_t wrong = 0;
         while (data[wrong] == wanted[wrong])
             wrong++;
-        fail(c, "wrong echo: byte %zu of frame %llu is 0x%02x, not 0x%02x", c->at + wrong,
+        fail(&c->wire, "wrong echo: byte %zu of frame %llu is 0x%02x, not 0x%02x", c->at + wrong,
              (unsigned long long)c->echoed, data[wrong], wanted[wrong]);
     }
     c->at += used;
@@ -272,7 +216,7 @@ static uint64_t take(struct connection *c, const unsigned char *data, size_t siz
         if (c->control_size > 0 || (c->at == 0 && (data[0] & OP_CLOSE)))
             take_control(c, data[0]);
         else if (c->echoed == c->goal)
-            fail(c, "a message came that answers none");
+            fail(&c->wire, "a message came that answers none");
         else
             used = take_echo(c, data, size);
         data += used;
@@ -289,13 +233,13 @@ static uint64_t take(struct connection *c, const unsigned char *data, size_t siz
 static void read_some(struct connection *c)
 {
     static unsigned char data[READ_SIZE];
-    ssize_t size = read(c->fd, data, sizeof data);
+    ssize_t size = read(c->wire.fd, data, sizeof data);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (size < 0)
-        fail(c, "read: %s", strerror(errno));
+        fail(&c->wire, "read: %s", strerror(errno));
     if (size == 0)
-        fail(c, "the server ended the connection");
+        fail(&c->wire, "the server ended the connection");
     int64_t now = now_ns();
     uint64_t done = take(c, data, (size_t)size, now);
     echoes += done;
@@ -306,29 +250,15 @@ static void read_some(struct connection *c)
         send_more(c, done, now);
 }
 
-/* Returns the value of a header field of a response head (without the space before it), or NULL. */
-static const char *field(const char *response, const char *name)
-{
-    size_t size = strlen(name);
-    for (const char *line = strstr(response, "\r\n"); line != NULL; line = strstr(line + 2, "\r\n")) {
-        const char *start = line + 2;
-        if (strncasecmp(start, name, size) == 0 && start[size] == ':') {
-            start += size + 1;
-            return start + strspn(start, " \t");
-        }
-    }
-    return NULL;
-}
-
 static void check_response(const struct connection *c, const char *response)
 {
     const char *accept = field(response, "sec-websocket-accept");
     if (strncmp(response, "HTTP/1.1 101 ", 13) != 0)
-        fail(c, "handshake refused: %.*s", (int)strcspn(response, "\r\n"), response);
+        fail(&c->wire, "handshake refused: %.*s", (int)strcspn(response, "\r\n"), response);
     if (accept == NULL || strncmp(accept, ACCEPT, sizeof ACCEPT - 1) != 0)
-        fail(c, "handshake: wrong or no Sec-WebSocket-Accept");
+        fail(&c->wire, "handshake: wrong or no Sec-WebSocket-Accept");
     if (field(response, "sec-websocket-extensions") != NULL)
-        fail(c, "handshake: an extension that was not offered");
+        fail(&c->wire, "handshake: an extension that was not offered");
 }
 
 /* The opening handshake, on a blocking socket. What came after the response is taken as frames. */
@@ -340,12 +270,12 @@ static void shake_hands(struct connection *c)
                           "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                           "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n",
                           option.port, KEY);
-    if (wanted >= (int)sizeof text || write(c->fd, text, (size_t)wanted) != wanted)
-        fail(c, "handshake: the request could not be sent");
+    if (wanted >= (int)sizeof text || write(c->wire.fd, text, (size_t)wanted) != wanted)
+        fail(&c->wire, "handshake: the request could not be sent");
     for (;;) {
-        ssize_t got = size < RESPONSE_SIZE ? read(c->fd, text + size, RESPONSE_SIZE - size) : 0;
+        ssize_t got = size < RESPONSE_SIZE ? read(c->wire.fd, text + size, RESPONSE_SIZE - size) : 0;
         if (got <= 0)
-            fail(c, "handshake: %s", got == 0 ? "the response has no end" : strerror(errno));
+            fail(&c->wire, "handshake: %s", got == 0 ? "the response has no end" : strerror(errno));
         size += (size_t)got;
         text[size] = '\0';
         char *end = strstr(text, "\r\n\r\n");
@@ -360,23 +290,11 @@ static void shake_hands(struct connection *c)
 
 static void open_one(struct connection *c)
 {
-    int on = 1;
-    struct timeval limit = {.tv_sec = (time_t)option.timeout,
-                            .tv_usec = (suseconds_t)(option.timeout * 1e6) % 1000000};
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)option.port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->queued_ns = allocate(sizeof *c->queued_ns * (size_t)option.depth);
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (c->fd < 0 || setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0
-        || setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0
-        || setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) < 0
-        || connect(c->fd, (struct sockaddr *)&address, sizeof address) < 0)
-        fail(c, "connect: %s", strerror(errno));
+    connect_to(&c->wire, option.port, option.timeout);
     expect(c);
     shake_hands(c);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
-    if (fcntl(c->fd, F_SETFL, O_NONBLOCK) < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event) < 0)
-        fail(c, "%s", strerror(errno));
+    watch(&c->wire);
 }
 
 /* A close frame to each, then the servers' side of it, for a moment: after the result, so nothing fails. */
@@ -387,13 +305,13 @@ static void close_all(void)
     struct epoll_event events[MAX_EVENTS];
     int left = 0;
     for (int i = 0; i < option.connections; i++)
-        left += write(connections[i].fd, goodbye, sizeof goodbye) == sizeof goodbye;
+        left += write(connections[i].wire.fd, goodbye, sizeof goodbye) == sizeof goodbye;
     for (int64_t give_up = now_ns() + CLOSE_GRACE_MS * 1000000LL; left > 0 && now_ns() < give_up;) {
         int ready = epoll_wait(epoll_fd, events, MAX_EVENTS, CLOSE_GRACE_MS / 10);
         for (int i = 0; i < ready; i++) {
             struct connection *c = events[i].data.ptr;
-            if (read(c->fd, rest, sizeof rest) <= 0) {
-                close(c->fd);
+            if (read(c->wire.fd, rest, sizeof rest) <= 0) {
+                close(c->wire.fd);
                 left--;
             }
         }
@@ -438,15 +356,6 @@ static int64_t run_phase(uint64_t messages, double seconds)
             fail(NULL, "%llu messages without an echo for %g s", (unsigned long long)in_flight, option.timeout);
     }
     return end - start;
-}
-
-static double number(const char *text, const char *name, double low, double high)
-{
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !(value >= low && value <= high))
-        fail(NULL, "--%s takes a number from %g to %g, not %s", name, low, high, text);
-    return value;
 }
 
 __attribute__((noreturn)) static void usage(void)
@@ -495,24 +404,21 @@ int main(int argc, char **argv)
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     connections = allocate(sizeof *connections * (size_t)option.connections);
     for (int i = 0; i < option.connections; i++) {
-        connections[i].number = i;
+        connections[i].wire.number = i;
         open_one(&connections[i]);
     }
     if (option.warmup > 0)
         run_phase(0, option.warmup);
-    if (option.hold) {
-        puts("ready");
-        fflush(stdout);
-        getchar();
-    }
+    if (option.hold)
+        wait_for_start();
     int64_t length = run_phase(option.messages, option.seconds);
     printf("PERF-RESULT {\"messages\":%llu,\"duration_us\":%lld,\"bytes\":%llu,", (unsigned long long)echoes,
            (long long)(length / 1000), (unsigned long long)(echoes * echo_size));
     histogram_print(&latencies);
     puts("}");
     fflush(stdout);
-    while (option.hold && getchar() != EOF)
-        continue;
+    if (option.hold)
+        wait_for_end();
     close_all();
     return 0;
 }

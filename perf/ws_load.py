@@ -7,17 +7,13 @@ is measured holds every message that is counted, and neither a handshake nor a m
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 
 from perf import cc
-from perf.load import LATE_S, READY, RESULT_MARK, Load, LoadError, Talk, find_result, latency, pinned
+from perf.load import WARM_UP_S, Job, Load, LoadError, compiled, converse, find_result, latency
 from perf.scenarios import Scenario
 
-WARM_UP_S = 0.1
-"""Of the connections, in every run; the server has been warmed up before."""
 _STALL_S = 4.0
 """How long an echo may take; less than LATE_S, so that it is the program that says what is missing."""
 
@@ -26,10 +22,7 @@ class WsLoad:
     """Runs of ws_load, compiled into ``folder``. Raises LoadError if it cannot be."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            self._program = cc.build("ws_load", folder)
-        except cc.CompileError as error:
-            raise LoadError(f"{error}\n{error.log}".strip()) from None
+        self._program = compiled("ws_load", folder)
 
     @classmethod
     def version(cls) -> str:
@@ -39,29 +32,12 @@ class WsLoad:
         except cc.CompileError as error:
             raise LoadError(str(error)) from None
 
-    def run(
-        self,
-        port: int,
-        scenario: Scenario,
-        *,
-        seconds: float,
-        connections: int,
-        core: int | Collection[int],
-        measured: AbstractContextManager[object],
-    ) -> Load:
-        """Keep ``scenario.pipeline`` messages in flight on each connection for ``seconds``."""
-        command = [str(self._program), *options(scenario), "--hold"]
-        command += ["--connections", str(connections), "--seconds", f"{seconds:g}"]
-        command += ["--warmup", f"{WARM_UP_S:g}", "--timeout", f"{_STALL_S:g}", str(port)]
-        with pinned(command, core, stdin=subprocess.PIPE) as process:
-            talk = Talk(process, "ws_load")
-            # Opening and warming up: each may stall for as long as an echo may take.
-            talk.wait_for(READY, WARM_UP_S + 2 * LATE_S)
-            with measured:
-                talk.say("go")
-                talk.wait_for(RESULT_MARK, seconds + LATE_S)
-            talk.end()
-        return parse(talk.heard)
+    def run(self, job: Job) -> Load:
+        """Keep ``pipeline`` messages in flight on each connection for ``job.seconds``."""
+        command = [str(self._program), *options(job.scenario), "--hold"]
+        command += ["--connections", str(job.connections), "--seconds", f"{job.seconds:g}"]
+        command += ["--warmup", f"{WARM_UP_S:g}", "--timeout", f"{_STALL_S:g}", str(job.port)]
+        return parse(converse(command, job))
 
 
 def options(scenario: Scenario) -> Sequence[str]:

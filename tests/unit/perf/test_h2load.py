@@ -25,7 +25,7 @@ import h2.events
 from perf import cc, certificate, h2load, tables
 from perf.bench import Bench
 from perf.h2load import H2Load
-from perf.load import NO_LATENCY, LoadError
+from perf.load import NO_LATENCY, Job, LoadError
 from perf.peers import BY_NAME as SERVERS
 from perf.probe import ProbeError, ask
 from perf.process import free_port
@@ -141,7 +141,7 @@ def test_a_missing_program_or_package_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert obstacle(BY_NAME["plain"], SHORT) is None, "only HTTP/2 needs it"
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(LoadError, match="install the Debian package nghttp2-client"):
-        h2load.find()
+        H2Load.version()
 
 
 # A server of our own, with the h2 package, that answers as a test says.
@@ -282,9 +282,8 @@ class Counted:
 
 
 def drive(tool: H2Load, port: int, measured: Any, scenario: Any = PLAIN) -> Any:
-    return tool.run(
-        port, replace(scenario, pipeline=4), seconds=0.2, connections=3, core=CORE, measured=measured
-    )
+    narrow = replace(scenario, pipeline=4)
+    return tool.run(Job(port=port, scenario=narrow, seconds=0.2, connections=3, core=CORE, measured=measured))
 
 
 @needs_h2load

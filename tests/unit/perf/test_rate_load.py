@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from perf import cc, idle, rate_load
-from perf.load import RESULT_MARK, Latency, Load, LoadError
+from perf.load import RESULT_MARK, Job, Latency, Load, LoadError
 from perf.process import free_port
 from perf.rate_load import RateLoad
 from perf.scenarios import BY_NAME, SCENARIOS
@@ -247,7 +247,8 @@ class Counted:
 
 def run(folder: Path, port: int, measured: Any) -> Load:
     core = min(psutil.Process().cpu_affinity())
-    return RateLoad(folder, 300).run(port, PLAIN, seconds=0.2, connections=3, core=core, measured=measured)
+    job = Job(port=port, scenario=PLAIN, seconds=0.2, connections=3, core=core, measured=measured)
+    return RateLoad(folder, 300).run(job)
 
 
 async def test_what_is_measured_is_exactly_what_is_counted(program: Path) -> None:

@@ -67,4 +67,4 @@ def test_script_does_not_spell_out_a_mebibyte() -> None:
 def test_wrk_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(LoadError, match="install the Debian package wrk"):
-        wrk.find()
+        wrk.Wrk.version()

@@ -18,7 +18,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from perf import cc, ws_load
-from perf.load import RESULT_MARK, Latency, LoadError
+from perf.load import RESULT_MARK, Job, Latency, Load, LoadError
 from perf.probe import ProbeError, ask
 from perf.process import free_port
 from perf.scenarios import BY_NAME
@@ -300,10 +300,11 @@ class Counted:
             await websocket.send(message)
 
 
-def run(folder: Path, port: int, measured: Any, depth: int = 4) -> ws_load.Load:
+def run(folder: Path, port: int, measured: Any, depth: int = 4) -> Load:
     scenario = replace(SMALL, pipeline=depth)
     core = min(psutil.Process().cpu_affinity())
-    return WsLoad(folder).run(port, scenario, seconds=0.1, connections=3, core=core, measured=measured)
+    job = Job(port=port, scenario=scenario, seconds=0.1, connections=3, core=core, measured=measured)
+    return WsLoad(folder).run(job)
 
 
 async def test_what_is_measured_is_exactly_what_is_counted(program: Path) -> None:
