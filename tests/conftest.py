@@ -1,4 +1,4 @@
-"""For all tests: ``serve(app, *flags)`` starts real servers; a failed test reports their logs."""
+"""For all tests: certificates, and ``serve(app, *flags)``: real servers. A failed test reports their logs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.helpers.certificates import Authority, Files
 from tests.helpers.server import Serve, ServerProcess, alive
 
 FAILED = pytest.StashKey[bool]()
@@ -69,3 +70,14 @@ def serve(tmp_path: Path, notes: Path, request: pytest.FixtureRequest) -> Iterat
             for server in alive:
                 if server.test == request.node.nodeid:
                     server.kill()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def files(authority: Authority) -> Files:
+    """What a server on this machine shows."""
+    return authority.issue("localhost", "127.0.0.1", file="server")

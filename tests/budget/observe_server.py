@@ -6,14 +6,11 @@ Its lines go nowhere: what is counted is what a request costs until its line is 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import sys
 from typing import Any
-
-import uvloop
 
 from shardserve import _native
 from shardserve.stats import NATIVE_HISTOGRAMS, Page
+from tests.budget import serving
 from tests.budget.server import app
 
 PROGRAM: list[tuple[str, bytes | None]] = [
@@ -53,27 +50,8 @@ def observed(page: Page, **options: Any) -> dict[str, Any]:
 
 
 def make_factory(loop: asyncio.AbstractEventLoop) -> _native.ProtocolFactory:
-    return _native.ProtocolFactory(
-        app,
-        loop=loop,
-        context=contextvars.copy_context(),
-        state=None,
-        on_app_error=lambda *args: None,
-        on_reject=lambda *args: None,
-        **observed(Page.create("figures")),
-    )
-
-
-async def main() -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(make_factory(loop), "127.0.0.1", 0)
-    ended = asyncio.Event()
-    loop.add_reader(0, ended.set)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await ended.wait()
-    server.close()
+    return serving.factory(app, loop, **observed(Page.create("figures")))
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
-    sys.exit(0)
+    serving.main(make_factory)

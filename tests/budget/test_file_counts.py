@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.budget.test_syscalls import POLLS, READS, ROOT, WRITES
+from tests.budget.counting import as_shipped
+from tests.budget.system_calls import MANY, POLLS, READS, WRITES, calls_each, has_strace
 
 FEW = 200
-MANY = int(os.environ.get("SHARDSERVE_BUDGET_REQUESTS", "4000")) // 4
 SIZES = {"small.css": 2_000, "medium.bin": 60_000}
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("strace") is None, reason="no strace"),
-    pytest.mark.skipif("SHARDSERVE_SANITIZED" in os.environ, reason="not what is shipped"),
-]
+pytestmark = [has_strace, as_shipped]
 
 
 @pytest.fixture(scope="module")
@@ -31,44 +25,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_bytes(b"f" * size)
         os.utime(folder / name, (1e9, 1e9))
     return folder
-
-
-def count_calls(folder: Path, counts: Path, request: bytes, requests: int) -> dict[str, int]:
-    """The server's system calls over its whole life, in which it serves so many requests."""
-    server = subprocess.Popen(
-        [
-            "strace",
-            "-f",
-            "-c",
-            "-o",
-            str(counts),
-            sys.executable,
-            "-m",
-            "tests.budget.file_server",
-            str(folder),
-        ],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    assert server.stderr is not None
-    port = server.stdout.readline().strip()
-    if not port:
-        pytest.skip(f"strace cannot trace here: {server.stderr.read()[-300:]}")
-    with socket.create_connection(("127.0.0.1", int(port))) as sock:
-        for _ in range(requests):
-            sock.sendall(request)
-            read_answer(sock)
-    server.stdin.close()
-    server.wait(30)
-    server.stdout.close()
-    server.stderr.close()
-    rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", counts.read_text(), re.M)
-    return {name: int(number) for number, name in rows if name != "total"}
 
 
 def read_answer(sock: socket.socket) -> None:
@@ -85,10 +41,14 @@ def read_answer(sock: socket.socket) -> None:
 def per_request(folder: Path, tmp_path: Path, path: str, *fields: str) -> dict[str, float]:
     """How many of each call that there is at least one of in fifty requests."""
     request = "\r\n".join([f"GET {path} HTTP/1.1", "Host: budget", *fields, "", ""]).encode()
-    few = count_calls(folder, tmp_path / "few", request, FEW)
-    many = count_calls(folder, tmp_path / "many", request, FEW + MANY)
-    each = {name: (many[name] - few.get(name, 0)) / MANY for name in many if name not in POLLS}
-    return {name: number for name, number in each.items() if abs(number) > 0.02}
+
+    def ask(sock: socket.socket, times: int) -> None:
+        for _ in range(times):
+            sock.sendall(request)
+            read_answer(sock)
+
+    each = calls_each(tmp_path, ["tests.budget.file_server", str(folder)], ask, FEW, MANY // 4)
+    return {name: number for name, number in each.items() if name not in POLLS and abs(number) > 0.02}
 
 
 def rounded(calls: dict[str, float]) -> dict[str, int]:

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import re
-import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -21,11 +17,23 @@ from typing import Any
 
 import pytest
 
-import shardserve
+from tests.budget.counting import (
+    C_CALLS,
+    WARM_UP,
+    Records,
+    as_shipped,
+    blocks_left,
+    connect,
+    connect_to,
+    frames,
+    frames_of_ours,
+    has_blocks,
+    resident_bytes_each,
+    tasks_made,
+)
 from tests.budget.h2_server import app, make_factory
-from tests.budget.test_counts import C_CALLS, connect, next_task_number
-from tests.budget.test_syscalls import POLLS, READS, WRITES
-from tests.budget.test_ws_counts import Records
+from tests.budget.system_calls import FEW, MANY, assert_one_read_and_one_write, calls_each, has_strace
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.native.drive import Driver, turns
 from tests.native.h2_drive import (
     DATA,
@@ -34,7 +42,6 @@ from tests.native.h2_drive import (
     HEADERS,
     SETTINGS,
     Said,
-    built,
     data,
     frame,
     open_wide,
@@ -42,10 +49,8 @@ from tests.native.h2_drive import (
 )
 from tests.native.isolated import survives
 
-pytestmark = pytest.mark.skipif(not built, reason="built without nghttp2")
+pytestmark = needs_nghttp2
 
-PACKAGE = str(Path(shardserve.__file__).parent)
-ROOT = Path(__file__).resolve().parents[2]
 BATCHES = pytest.mark.parametrize("batch", [1, 16])
 KINDS = ["/", "/later", "upload"]
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -84,11 +89,12 @@ def one_stream(number: int, kind: str, block: bytes) -> bytes:
 
 
 class Speaker:
-    """Makes the reads of one connection."""
+    """Makes the reads of one connection, and counts the streams that the answers end."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.numbers: Iterator[int] = iter(range(3, LAST_STREAM, 2))
+        self.rest = b""
 
     def first(self) -> bytes:
         return open_wide() + one_stream(1, self.kind, first_block(self.kind))
@@ -96,6 +102,19 @@ class Speaker:
     def batch(self, size: int) -> bytes:
         block = next_block(self.kind)
         return b"".join(one_stream(number, self.kind, block) for number in islice(self.numbers, size))
+
+    def ended(self, output: bytes) -> int:
+        output = self.rest + output
+        whole = whole_frames(output)
+        self.rest = output[whole:]
+        return ends(output[:whole])
+
+
+def whole_frames(output: bytes) -> int:
+    at = 0
+    while len(output) - at >= 9 and len(output) - at >= 9 + int.from_bytes(output[at : at + 3], "big"):
+        at += 9 + int.from_bytes(output[at : at + 3], "big")
+    return at
 
 
 def ends(output: bytes) -> int:
@@ -118,7 +137,7 @@ async def opened(kind: str) -> tuple[Any, Records, Speaker]:
     await turns(4)
     said = Said()
     said.allow(open_wide())
-    for one in transport.records():
+    for one in transport.pieces():
         said.feed(one)
     assert said.answers[1].status == 200
     assert said.answers[1].body == b"Hello, world!"
@@ -127,29 +146,24 @@ async def opened(kind: str) -> tuple[Any, Records, Speaker]:
 
 async def counts(kind: str, batch: int) -> dict[str, float]:
     """Python frames of ours, steps of the app, its C calls, and sends, for each stream."""
-    reads, sends = 100, 0
-    events = {"ours": 0, "app": 0, "c": 0}
+    reads = 100
     connection, transport, speaker = await opened(kind)
 
-    def profile(seen: Any, event: str, argument: Any) -> None:
-        if event == "call":
-            events["ours"] += seen.f_code.co_filename.startswith(PACKAGE)
-            events["app"] += seen.f_code is app.__code__
-        elif event == "c_call" and seen.f_code is app.__code__:
-            events["c"] += 1
+    async def serve(reads: int) -> int:
+        sends = 0
+        for _ in range(reads):
+            connection.data_received(speaker.batch(batch))
+            if kind == "/later":
+                await turns(4)
+            records = transport.pieces()
+            assert ends(b"".join(records)) == batch
+            sends += len(records)
+        return sends
 
-    for number in range(reads + 20):
-        if number == 20:
-            sys.setprofile(profile)
-            sends = 0
-        connection.data_received(speaker.batch(batch))
-        if kind == "/later":
-            await turns(4)
-        found = transport.records()
-        assert ends(b"".join(found)) == batch
-        sends += len(found)
-    sys.setprofile(None)
-    return {name: number / reads / batch for name, number in events.items()} | {"sends": sends / reads}
+    await serve(WARM_UP)
+    with frames(app=app) as found:
+        sends = await serve(reads)
+    return {name: found[name] / reads / batch for name in ("ours", "app", "c")} | {"sends": sends / reads}
 
 
 @BATCHES
@@ -164,51 +178,29 @@ def test_no_frame_of_ours_and_one_send_a_batch(kind: str, batch: int) -> None:
 
 async def exchange(sock: socket.socket, speaker: Speaker, batch: int, times: int) -> None:
     """On a connection of the running loop."""
-    loop, rest = asyncio.get_running_loop(), b""
+    loop = asyncio.get_running_loop()
     for _ in range(times):
         await loop.sock_sendall(sock, speaker.batch(batch))
         count = 0
         while count < batch:
-            rest += await loop.sock_recv(sock, 65536)
-            whole = whole_frames(rest)
-            count += ends(rest[:whole])
-            rest = rest[whole:]
+            count += speaker.ended(await loop.sock_recv(sock, 65536))
 
 
-def whole_frames(output: bytes) -> int:
-    at = 0
-    while len(output) - at >= 9 and len(output) - at >= 9 + int.from_bytes(output[at : at + 3], "big"):
-        at += 9 + int.from_bytes(output[at : at + 3], "big")
-    return at
-
-
-async def shake(address: Any, kind: str) -> tuple[socket.socket, Speaker]:
+async def shake(sock: socket.socket, kind: str) -> Speaker:
     loop, speaker = asyncio.get_running_loop(), Speaker(kind)
-    sock = await connect(address)
     await loop.sock_sendall(sock, speaker.first())
     output = b""
     while ends(output[: whole_frames(output)]) == 0:
         output += await loop.sock_recv(sock, 65536)
     assert output[3] == SETTINGS
-    return sock, speaker
+    return speaker
 
 
-async def frames_on_uvloop(kind: str, batch: int) -> float:
+async def frames_on_uvloop(kind: str, batch: int) -> int:
     """The same through a real socket: everything that is called, but the client's own code."""
-    loop, ours = asyncio.get_running_loop(), 0
-    server = await loop.create_server(make_factory(loop), "127.0.0.1", 0)
-    sock, speaker = await shake(server.sockets[0].getsockname(), kind)
-    await exchange(sock, speaker, batch, 20)
-
-    def profile(seen: Any, event: str, argument: Any) -> None:
-        nonlocal ours
-        ours += event == "call" and seen.f_code.co_filename.startswith(PACKAGE)
-
-    sys.setprofile(profile)
-    await exchange(sock, speaker, batch, 100)
-    sys.setprofile(None)
-    sock.close()
-    return ours
+    with await connect_to(make_factory) as sock:
+        speaker = await shake(sock, kind)
+        return await frames_of_ours(lambda times: exchange(sock, speaker, batch, times), 100)
 
 
 @BATCHES
@@ -218,15 +210,9 @@ def test_no_frame_of_ours_on_uvloop(kind: str, batch: int) -> None:
 
 
 async def tasks(kind: str, batch: int) -> int:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(make_factory(loop), "127.0.0.1", 0)
-    sock, speaker = await shake(server.sockets[0].getsockname(), kind)
-    await exchange(sock, speaker, batch, 20)
-    before = next_task_number()
-    await exchange(sock, speaker, batch, 200)
-    made = next_task_number() - before - 1
-    sock.close()
-    return made
+    with await connect_to(make_factory) as sock:
+        speaker = await shake(sock, kind)
+        return await tasks_made(lambda times: exchange(sock, speaker, batch, times), 200)
 
 
 @pytest.mark.parametrize("uvloop", [True, False])
@@ -248,23 +234,14 @@ async def blocks(kind: str, batch: int) -> int:
             transport.theirs.recv(1 << 20)
             connection.data_received(window(0, 13 * batch))
 
-    await serve(320)
-    gc.collect()
-    gc.disable()
-    await serve(320)  # the collector has emptied the interpreter's free lists
-    found = []
-    for _ in range(3):  # the interpreter allocates some for itself, once in a while
-        before = sys.getallocatedblocks()
-        await serve(1600)
-        found.append(sys.getallocatedblocks() - before)
-    return min(found)
+    return await blocks_left(serve, 1600)
 
 
-@pytest.mark.skipif(os.environ.get("PYTHONMALLOC") == "malloc", reason="blocks are pymalloc's")
+@has_blocks
 @BATCHES
 @kinds
 def test_no_block_outlives_its_stream(kind: str, batch: int) -> None:
-    assert abs(survives(blocks, kind, batch)) < 20  # of 1600 streams, without the collector
+    assert abs(survives(blocks, kind, batch)) < 20  # of 1600 streams
 
 
 async def blocks_at_once(streams: int) -> float:
@@ -302,35 +279,26 @@ BLOCKS = 60
 room for what else a Python version makes."""
 
 
-@pytest.mark.skipif(os.environ.get("PYTHONMALLOC") == "malloc", reason="blocks are pymalloc's")
+@has_blocks
 def test_the_blocks_of_a_stream_are_bounded() -> None:
     assert survives(blocks_at_once, 100) < BLOCKS
 
 
 async def idle_memory() -> float:
-    """Resident bytes per connection that has had one answer and has no stream."""
-    loop, count = asyncio.get_running_loop(), 500
+    """Of a connection that has had one answer and has no stream."""
+    loop = asyncio.get_running_loop()
     server = await loop.create_server(make_factory(loop), "127.0.0.1", 0, backlog=4096)
-    address, held = server.sockets[0].getsockname(), []
+    address = server.sockets[0].getsockname()
 
-    async def open_some(number: int) -> None:
-        for _ in range(number):
-            held.append(await shake(address, "/"))
+    async def open_one() -> socket.socket:
+        sock = await connect(address)
+        await shake(sock, "/")
+        return sock
 
-    def resident() -> int:
-        gc.collect()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-    await open_some(100)
-    before = resident()
-    await open_some(count)
-    after = resident()
-    for sock, _ in held:
-        sock.close()
-    return (after - before) / count
+    return await resident_bytes_each(open_one, 500)
 
 
-@pytest.mark.skipif("SHARDSERVE_SANITIZED" in os.environ, reason="not what is shipped")
+@as_shipped
 def test_memory_of_an_idle_connection() -> None:
     """Two HPACK tables of 4 KiB and nghttp2's session are the most of it; the client's end counts, too."""
     assert survives(idle_memory, uvloop=True) < 64 << 10
@@ -338,62 +306,23 @@ def test_memory_of_an_idle_connection() -> None:
 
 # System calls, counted by strace
 
-FEW = 512
-MANY = int(os.environ.get("SHARDSERVE_BUDGET_REQUESTS", "4096")) // 16 * 16
 
-
-def count_calls(tmp_path: Path, kind: str, batch: int, streams: int) -> dict[str, int]:
-    """The server's system calls over its whole life, in which it answers so many streams."""
-    counted = tmp_path / f"strace-{streams}"
-    command = ["strace", "-f", "-c", "-o", str(counted), sys.executable, "-m", "tests.budget.h2_server"]
-    server = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    assert server.stderr is not None
-    port = server.stdout.readline().strip()
-    if not port:
-        pytest.skip(f"strace cannot trace here: {server.stderr.read()[-300:]}")
-    speaker = Speaker(kind)
-    with socket.create_connection(("127.0.0.1", int(port))) as sock:
-        rest = b""
+@has_strace
+@as_shipped
+@pytest.mark.parametrize(("kind", "batch"), [("/", 1), ("/", 16), ("/later", 16), ("upload", 16)])
+def test_one_read_and_one_write_a_batch(tmp_path: Path, kind: str, batch: int) -> None:
+    def use(sock: socket.socket, times: int) -> None:
+        speaker = Speaker(kind)
 
         def until_ended(count: int) -> None:
-            nonlocal rest
             while count > 0:
-                rest += sock.recv(65536)
-                whole = whole_frames(rest)
-                count -= ends(rest[:whole])
-                rest = rest[whole:]
+                count -= speaker.ended(sock.recv(65536))
 
         sock.sendall(speaker.first())
         until_ended(1)
-        for _ in range(streams // batch):
+        for _ in range(times):
             sock.sendall(speaker.batch(batch))
             until_ended(batch)
-    server.stdin.close()
-    server.wait(20)
-    server.stdout.close()
-    server.stderr.close()
-    rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", counted.read_text(), re.M)
-    return {name: int(number) for number, name in rows if name != "total"}
 
-
-@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
-@pytest.mark.skipif("SHARDSERVE_SANITIZED" in os.environ, reason="not what is shipped")
-@pytest.mark.parametrize(("kind", "batch"), [("/", 1), ("/", 16), ("/later", 16), ("upload", 16)])
-def test_one_read_and_one_write_a_batch(tmp_path: Path, kind: str, batch: int) -> None:
-    few = count_calls(tmp_path, kind, batch, FEW)
-    many = count_calls(tmp_path, kind, batch, FEW + MANY)
-    per_batch = {name: (many[name] - few.get(name, 0)) / (MANY / batch) for name in many}
-    shown = {name: round(number, 3) for name, number in per_batch.items() if abs(number) > 0.01}
-
-    def total(names: set[str]) -> float:
-        return sum(per_batch.get(name, 0.0) for name in names)
-
-    assert total(READS) == pytest.approx(1, abs=0.02), shown
-    assert total(WRITES) == pytest.approx(1, abs=0.02), shown
-    assert total(POLLS) < (2.1 if kind == "/later" else 1.1), shown
-    rest = sum(number for name, number in per_batch.items() if name not in READS | WRITES | POLLS)
-    assert rest < 0.05, shown
+    each = calls_each(tmp_path, ["tests.budget.h2_server"], use, FEW // batch, MANY // batch)
+    assert_one_read_and_one_write(each, polls=2.1 if kind == "/later" else 1.1, others=0.05)

@@ -8,28 +8,30 @@ it brought. What is counted is the steady state: the first messages of a connect
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
-import re
-import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import shardserve
-from tests.budget.test_counts import connect, next_task_number
-from tests.budget.test_syscalls import POLLS, READS, WRITES
+from tests.budget.counting import (
+    WARM_UP,
+    Records,
+    as_shipped,
+    blocks_left,
+    connect,
+    connect_to,
+    frames,
+    frames_of_ours,
+    has_blocks,
+    next_task_number,
+)
+from tests.budget.system_calls import FEW, MANY, assert_one_read_and_one_write, calls_each, has_strace
 from tests.budget.ws_server import echo, make_factory
 from tests.helpers.ws import BINARY, TEXT, frame, handshake
-from tests.native.drive import Driver, FakeTransport, turns
+from tests.native.drive import Driver, turns
 from tests.native.isolated import survives
 
-PACKAGE = str(Path(shardserve.__file__).parent)
-ROOT = Path(__file__).resolve().parents[2]
 DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 DEPTHS = pytest.mark.parametrize("depth", [1, 16])
 
@@ -50,28 +52,6 @@ def back(opcode: int, payload: bytes) -> bytes:
     return frame(opcode, payload, mask=None)
 
 
-class Records(FakeTransport):
-    """Each send of the server is one record for the client, so that they can be counted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shut()
-        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self.ours, self.theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-            end.setblocking(False)
-        self.extra["socket"] = self.ours
-
-    def records(self) -> list[bytes]:
-        found = []
-        try:
-            while data := self.theirs.recv(1 << 20):
-                found.append(data)
-        except BlockingIOError:
-            pass
-        return found
-
-
 async def opened(*fields: bytes) -> tuple[Driver, Any, Records]:
     """A WebSocket of the echo app, agreed on."""
     driver = Driver(echo)
@@ -79,7 +59,7 @@ async def opened(*fields: bytes) -> tuple[Driver, Any, Records]:
     connection, _ = driver.connect(transport)
     connection.data_received(handshake("/", *fields))
     await turns(4)
-    [head] = transport.records()
+    [head] = transport.pieces()
     assert head.startswith(b"HTTP/1.1 101 ")
     assert (b"permessage-deflate" in head) == bool(fields)
     return driver, connection, transport
@@ -87,27 +67,25 @@ async def opened(*fields: bytes) -> tuple[Driver, Any, Records]:
 
 async def counts(kind: str, depth: int, *fields: str) -> dict[str, float]:
     """Python frames of ours, steps of the app, and sends."""
-    reads, events, sends = 100, {"ours": 0, "steps": 0}, 0
+    reads, sends = 100, 0
     _, connection, transport = await opened(*[field.encode() for field in fields])
     data, expected = frame(*MESSAGES[kind]) * depth, back(*MESSAGES[kind]) * depth
 
-    def profile(seen: Any, event: str, argument: Any) -> None:
-        if event == "call":
-            events["ours"] += seen.f_code.co_filename.startswith(PACKAGE)
-            events["steps"] += seen.f_code is echo.__code__
+    async def serve(reads: int) -> int:
+        sends = 0
+        for _ in range(reads):
+            connection.data_received(data)
+            await turns(3)
+            found = transport.pieces()
+            assert b"".join(found) == expected
+            sends += len(found)
+        return sends
 
-    for number in range(reads + 20):
-        if number == 20:
-            sys.setprofile(profile)
-            sends = 0
-        connection.data_received(data)
-        await turns(3)
-        found = transport.records()
-        assert b"".join(found) == expected
-        sends += len(found)
-    sys.setprofile(None)
-    per_message = {name: number / reads / depth for name, number in events.items()}
-    return per_message | {"sends": sends / reads / depth}
+    await serve(WARM_UP)
+    with frames(steps=echo) as found:
+        sends = await serve(reads)
+    events = {"ours": found["ours"], "steps": found["steps"], "sends": sends}
+    return {name: number / reads / depth for name, number in events.items()}
 
 
 @DEPTHS
@@ -124,23 +102,11 @@ def test_nor_where_compression_was_agreed_and_a_message_is_small(kind: str, dept
     assert found == {"ours": 0, "steps": 1 / depth, "sends": 1 / depth}
 
 
-async def frames_on_uvloop(depth: int) -> float:
+async def frames_on_uvloop(depth: int) -> int:
     """The same through a real socket: everything that is called, but the client's own code."""
-    loop, ours = asyncio.get_running_loop(), 0
-    server = await loop.create_server(make_factory(loop), "127.0.0.1", 0)
-    sock = await connect(server.sockets[0].getsockname())
-    await shake(sock)
-    await exchange(sock, depth, 20)
-
-    def profile(seen: Any, event: str, argument: Any) -> None:
-        nonlocal ours
-        ours += event == "call" and seen.f_code.co_filename.startswith(PACKAGE)
-
-    sys.setprofile(profile)
-    await exchange(sock, depth, 200)
-    sys.setprofile(None)
-    sock.close()
-    return ours / 200
+    with await connect_to(make_factory) as sock:
+        await shake(sock)
+        return await frames_of_ours(lambda times: exchange(sock, depth, times), 200)
 
 
 async def shake(sock: socket.socket) -> None:
@@ -201,78 +167,36 @@ async def blocks(kind: str, depth: int) -> int:
             await turns(3)
             transport.theirs.recv(1 << 20)
 
-    await serve(400)
-    gc.collect()
-    gc.disable()
-    await serve(400)  # the collector has emptied the interpreter's free lists
-    found = []
-    for _ in range(3):  # the interpreter allocates some for itself, once in a while
-        before = sys.getallocatedblocks()
-        await serve(2000)
-        found.append(sys.getallocatedblocks() - before)
-    return min(found)
+    return await blocks_left(serve, 2000)
 
 
-@pytest.mark.skipif(os.environ.get("PYTHONMALLOC") == "malloc", reason="blocks are pymalloc's")
+@has_blocks
 @DEPTHS
 @KINDS
 def test_no_block_outlives_its_message(kind: str, depth: int) -> None:
-    assert abs(survives(blocks, kind, depth)) < 20  # of 2000 messages, without the collector
+    assert abs(survives(blocks, kind, depth)) < 20  # of 2000 messages
 
 
 # System calls, counted by strace
 
-FEW = 512
-MANY = int(os.environ.get("SHARDSERVE_BUDGET_REQUESTS", "4096")) // 16 * 16
 
-
-def count_calls(tmp_path: Path, depth: int, messages: int) -> dict[str, int]:
-    """The server's system calls over its whole life, in which it echoes so many messages."""
-    counted = tmp_path / f"strace-{messages}"
-    command = ["strace", "-f", "-c", "-o", str(counted), sys.executable, "-m", "tests.budget.ws_server"]
-    server = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    assert server.stderr is not None
-    port = server.stdout.readline().strip()
-    if not port:
-        pytest.skip(f"strace cannot trace here: {server.stderr.read()[-300:]}")
+@has_strace
+@as_shipped
+@DEPTHS
+def test_two_system_calls_a_read(tmp_path: Path, depth: int) -> None:
     data, expected = frame(*MESSAGES["binary"]) * depth, back(*MESSAGES["binary"]) * depth
-    with socket.create_connection(("127.0.0.1", int(port))) as sock:
+
+    def use(sock: socket.socket, times: int) -> None:
         sock.sendall(handshake())
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
             answer += sock.recv(4096)
-        for _ in range(messages // depth):
+        for _ in range(times):
             sock.sendall(data)
             answer = b""
             while len(answer) < len(expected):
                 answer += sock.recv(65536)
             assert answer == expected
-    server.stdin.close()
-    server.wait(20)
-    server.stdout.close()
-    server.stderr.close()
-    rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", counted.read_text(), re.M)
-    return {name: int(number) for number, name in rows if name != "total"}
 
-
-@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
-@pytest.mark.skipif("SHARDSERVE_SANITIZED" in os.environ, reason="not what is shipped")
-@DEPTHS
-def test_two_system_calls_a_read(tmp_path: Path, depth: int) -> None:
-    few = count_calls(tmp_path, depth, FEW)
-    many = count_calls(tmp_path, depth, FEW + MANY)
-    per_read = {name: (many[name] - few.get(name, 0)) / (MANY / depth) for name in many}
-    shown = {name: round(number, 3) for name, number in per_read.items() if abs(number) > 0.01}
-
-    def total(names: set[str]) -> float:
-        return sum(per_read.get(name, 0.0) for name in names)
-
-    assert total(READS) == pytest.approx(1, abs=0.02), shown
-    assert total(WRITES) == pytest.approx(1, abs=0.02), shown
-    assert total(POLLS) < 1.1, shown
-    rest = sum(number for name, number in per_read.items() if name not in READS | WRITES | POLLS)
-    assert rest < 0.05, shown
+    each = calls_each(tmp_path, ["tests.budget.ws_server"], use, FEW // depth, MANY // depth)
+    assert_one_read_and_one_write(each, polls=1.1, others=0.05)

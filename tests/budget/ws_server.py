@@ -1,20 +1,14 @@
-"""A small WebSocket server of its own process, to be counted from outside: python -m tests.budget.ws_server.
-
-Prints its port, serves until its standard input ends.
-"""
+"""A small WebSocket server, to be counted from outside: python -m tests.budget.ws_server."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import sys
 from typing import Any
-
-import uvloop
 
 from shardserve._native import ProtocolFactory
 from shardserve.config.model import Config
 from shardserve.worker.limits import request_limits
+from tests.budget import serving
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -26,27 +20,8 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 def make_factory(loop: asyncio.AbstractEventLoop) -> ProtocolFactory:
     """With what users get who set nothing."""
-    return ProtocolFactory(
-        echo,
-        loop=loop,
-        context=contextvars.copy_context(),
-        state=None,
-        on_app_error=lambda *args: None,
-        on_reject=lambda *args: None,
-        **request_limits(Config("none:none")),
-    )
-
-
-async def main() -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(make_factory(loop), "127.0.0.1", 0)
-    ended = asyncio.Event()
-    loop.add_reader(0, ended.set)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await ended.wait()
-    server.close()
+    return serving.factory(echo, loop, **request_limits(Config("none:none")))
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
-    sys.exit(0)
+    serving.main(make_factory)

@@ -27,10 +27,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 
 @pytest.fixture
 def serve(request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
+    """A module's SERVED_WITH, if it has that, are settings of each of its servers."""
+    common = getattr(request.module, "SERVED_WITH", {})
     servers: list[Server] = []
 
     def start(app: Any, **settings: Any) -> Server:
-        server = Server(app, **settings)
+        server = Server(app, **{**settings, **common})
         servers.append(server)
         return server
 

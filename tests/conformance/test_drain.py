@@ -8,25 +8,7 @@ import time
 import pytest
 
 from tests.helpers.asgi import body, ok, read_body, reply, start
-from tests.helpers.http1 import get, post, until
-
-
-class Drained:
-    """The on_empty callable; when it was called."""
-
-    def __init__(self, server, grace_ms: int = 0) -> None:
-        self.server = server
-        self.calls: list[tuple[int, int]] = []
-        self.began = time.monotonic()
-        server.call(lambda: server.factory.drain(self, grace_ms=grace_ms))
-
-    def __call__(self) -> None:
-        self.calls.append((self.server.factory.connections, self.server.factory.in_flight))
-
-    def wait(self) -> None:
-        until(lambda: self.calls, "on_empty")
-        self.server.call(lambda: None)
-        assert self.calls == [(0, 0)]
+from tests.helpers.http1 import Drained, get, post, until
 
 
 class Gated:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.asgi import body, read_body, reply, start
-from tests.helpers.http1 import Client, get, post, until
+from tests.helpers.http1 import Client, get, post, settled, until
 
 MEBIBYTE = 1 << 20
 PIECE = bytes(range(256)) * 256  # 64 KiB
@@ -34,16 +33,6 @@ class Stream:
             self.sent += len(self.piece)
             await body(send, self.piece, more=self.sent < self.total)
         self.done = True
-
-
-def settled(value, for_s: float = 0.1):
-    """``value()`` once it has not changed for a while."""
-    last, since = value(), time.monotonic()
-    while time.monotonic() - since < for_s:
-        time.sleep(0.005)
-        if value() != last:
-            last, since = value(), time.monotonic()
-    return last
 
 
 def drain_body(client: Client, total: int) -> None:
@@ -97,7 +86,7 @@ def test_a_slow_reader_gets_every_byte(serve):
     with serve(app).connect(receive_buffer=8192) as client:
         client.send(get())
         until(lambda: app.sent)
-        settled(lambda: app.sent, 0.02)
+        settled(lambda: app.sent, looks=4)
         drain_body(client, app.total)
 
 

@@ -39,7 +39,7 @@ from tests.helpers.h2_judge import (
     WINDOW_UPDATE,
     Fields,
 )
-from tests.helpers.h2_peer import Host, every_feeding, every_start, needs_nghttp2
+from tests.helpers.h2_peer import Host, every_feeding, every_start
 from tests.helpers.h2_wire import (
     at_random,
     block,
@@ -52,6 +52,7 @@ from tests.helpers.h2_wire import (
     settings,
     whole,
 )
+from tests.helpers.nghttp2 import needs_nghttp2
 
 pytestmark = needs_nghttp2
 
@@ -124,6 +125,7 @@ async def test_the_first_frame_is_settings(first, start, feeding):
         await raw.until(lambda: raw.closed)
         assert raw.goaway == (0, ErrorCodes.PROTOCOL_ERROR)
         assert app.paths == []
+        assert host.take_fault(0, "PROTOCOL_ERROR") == "SETTINGS expected"
 
 
 @pytest.mark.parametrize("length", range(len(PREFACE)))
@@ -322,6 +324,7 @@ async def test_who_has_agreed_and_opens_more_is_sent_away(start, feeding):
         assert raw.goaway == (5, ErrorCodes.PROTOCOL_ERROR)
         assert app.paths == ["/stay"] * 3
         await raw.until(lambda: host.factory.in_flight == 0, "the apps to hear of it")
+        assert host.take_fault(0, "PROTOCOL_ERROR").endswith("max concurrent streams exceeded")
 
 
 @every_start
@@ -333,6 +336,7 @@ async def test_the_frame_size_is_that_of_the_setting(length, goaway, start):
         raw.send(head(1, pseudo("POST", "/body"), END_HEADERS), frame(DATA, END_STREAM, 1, bytes(length)))
         await raw.until(lambda: raw.closed or raw.streams[1].ended)
         assert raw.goaway == goaway
+        assert goaway is None or host.take_fault(0, "FRAME_SIZE_ERROR") == "too large frame size"
 
 
 @every_start

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardserve import _native
 from tests.helpers.h2_attacks import (
     BAD_BLOCKS,
     CONTINUATIONS,
@@ -46,20 +45,13 @@ from tests.helpers.h2_attacks import (
     table_size,
     window_update,
 )
-from tests.helpers.h2_victim import (
-    CONTROLS,
-    CONTROLS_PER_S,
-    READ_BYTES,
-    RESETS_PER_S,
-    Busy,
-    Unread,
-    Victim,
-)
+from tests.helpers.h2_victim import CONTROLS, CONTROLS_PER_S, READ_BYTES, RESETS_PER_S, Busy, Unread, Victim
 from tests.helpers.h2_victim import RESETS as RESETS_ALLOWED
 from tests.helpers.h2_victim import STREAMS as STREAMS_ALLOWED
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.ws_peer import MEBIBYTE, Peak
 
-pytestmark = pytest.mark.skipif(_native.nghttp2_version is None, reason="built without nghttp2")
+pytestmark = needs_nghttp2
 
 EVERYTHING_AT_ONCE = 1 << 30
 A_STREAM_EACH = 1
@@ -91,6 +83,7 @@ async def test_a_flood_of_resets_is_ended(name, read_bytes):
             assert taken >= STREAMS_ALLOWED
             assert len(victim.reports()) <= 1
         assert taken <= RESETS_ALLOWED + 1 + victim.leaked(RESETS_PER_S)
+        assert len(victim.faults()) <= taken
         assert victim.app.begun <= taken
         assert victim.app.most <= STREAMS_ALLOWED
         assert victim.answers.frames[Kind.RST_STREAM] <= taken

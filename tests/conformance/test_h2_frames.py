@@ -42,8 +42,9 @@ from tests.helpers.h2_judge import (
     SETTINGS,
     WINDOW_UPDATE,
 )
-from tests.helpers.h2_peer import Host, Raw, every_start, every_way, needs_nghttp2
+from tests.helpers.h2_peer import Host, Raw, every_start, every_way
 from tests.helpers.h2_wire import block, by_eights, byte_by_byte, frame, head, number, pseudo, settings, whole
+from tests.helpers.nghttp2 import needs_nghttp2
 
 pytestmark = needs_nghttp2
 
@@ -96,6 +97,7 @@ async def bring(raw: Raw, state: str) -> None:
         await raw.until(lambda: raw.streams[1].ended)
     elif state == "reset by the server":
         await raw.until(lambda: raw.streams[1].reset == ErrorCodes.FLOW_CONTROL_ERROR)
+        raw.host.take_fault(-1, "FLOW_CONTROL_ERROR")
     await raw.settle(3)
 
 
@@ -388,6 +390,7 @@ async def test_a_connection_error(rule, start, feeding):
         assert max(begun, default=0) <= raw.goaway[0] < NEXT
         assert NEXT not in raw.streams or raw.streams[NEXT].status is None
         assert "/smuggled" not in app.paths
+        host.take_fault(0, expected)  # why, in the log
 
 
 async def lives(raw: Raw, app: App) -> None:
@@ -415,6 +418,7 @@ async def test_a_stream_error(rule, start, feeding):
         await raw.until(lambda: host.factory.in_flight == 1, "the app to hear of it")
         await lives(raw, app)
         assert not raw.streams[3].over
+        host.take_fault(-1, expected)
 
 
 @every_way
@@ -449,3 +453,4 @@ async def test_what_nghttp2_lets_pass(rule, start):
         await lives(raw, app)
         reset = raw.streams[1].reset if 1 in raw.streams else None
         assert (None if reset is None else code(reset)) == expected
+        assert expected is None or host.take_fault(-1, expected)

@@ -12,7 +12,6 @@ import random
 
 import pytest
 
-from shardserve import _native
 from tests.helpers.h2_attacks import (
     ENDS,
     FRAME_BYTES,
@@ -43,9 +42,10 @@ from tests.helpers.h2_attacks import (
 )
 from tests.helpers.h2_victim import PIECE, STREAMS, Busy, Victim
 from tests.helpers.http1 import get
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.ws_peer import KIBIBYTE, MEBIBYTE, Peak
 
-pytestmark = pytest.mark.skipif(_native.nghttp2_version is None, reason="built without nghttp2")
+pytestmark = needs_nghttp2
 
 WHOLE = 1 << 30
 HIGH_BYTES = 64 * KIBIBYTE

@@ -15,8 +15,9 @@ from h2.errors import ErrorCodes
 
 from tests.helpers.asgi import Recorder, reply
 from tests.helpers.h2_judge import DATA, END_HEADERS, END_STREAM, HEADERS, Fields
-from tests.helpers.h2_peer import Host, every_way, needs_nghttp2
+from tests.helpers.h2_peer import Host, every_way
 from tests.helpers.h2_wire import Feeding, block, byte_by_byte, frame, head, pseudo, whole
+from tests.helpers.nghttp2 import needs_nghttp2
 
 pytestmark = needs_nghttp2
 
@@ -61,6 +62,7 @@ async def verdict(data: bytes, start: str = "alpn", feeding: Feeding = whole, **
         assert len(app.whole) == (2 if stream.status == 200 else 1)
         if stream.status is None:
             assert stream.reset == ErrorCodes.PROTOCOL_ERROR
+            assert host.take_fault(-1, "PROTOCOL_ERROR") == "the request is malformed"
             return "broken off" if ran else "malformed"
         assert stream.ended
         refused = host.take_rejects(0 if stream.status == 200 else 1)

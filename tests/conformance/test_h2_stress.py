@@ -18,8 +18,9 @@ import pytest
 from shardserve.errors import ClientDisconnected
 from tests.helpers.files import BLOB, PATHSEND, file
 from tests.helpers.h2_judge import INITIAL_WINDOW_SIZE, Fields, Stream
-from tests.helpers.h2_peer import Client, Host, needs_nghttp2
+from tests.helpers.h2_peer import Client, Host
 from tests.helpers.h2_wire import STARTS, at_random
+from tests.helpers.nghttp2 import needs_nghttp2
 
 pytestmark = needs_nghttp2
 __all__ = ["file"]  # a fixture

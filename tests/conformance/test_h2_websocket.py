@@ -22,10 +22,10 @@ from tests.helpers.h2_ws import (
     H2Opened,
     H2WebSocket,
     h2_to,
-    needs_http2,
     refused,
 )
 from tests.helpers.http1 import until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.ws import (
     BINARY,
     TEXT,
@@ -41,16 +41,13 @@ from tests.helpers.ws import (
 )
 from tests.helpers.ws_peer import byte_by_byte, fragments, in_two, large
 
-pytestmark = needs_http2
+pytestmark = needs_nghttp2
+SERVED_WITH = PRIOR_KNOWLEDGE
 
+MALFORMED = "HTTP/2: PROTOCOL_ERROR: the request is malformed"
 PROTOCOLS = b"sec-websocket-protocol"
 START = {"type": "websocket.http.response.start", "status": 401, "headers": [(b"x-why", b"because")]}
 BODY = {"type": "websocket.http.response.body", "body": b"no"}
-
-
-@pytest.fixture
-def serve(serve):
-    return lambda app, **settings: serve(app, **{**settings, **PRIOR_KNOWLEDGE})
 
 
 # The scope
@@ -218,6 +215,7 @@ def test_without_an_engine(serve, heard):
     assert h2.connect().was_reset() == PROTOCOL_ERROR
     assert h2.ask().status == 200
     assert heard.scopes == []
+    assert server.take_rejects()[0].reason == MALFORMED
 
 
 def test_it_is_offered_where_there_is_one(serve):
@@ -227,12 +225,14 @@ def test_it_is_offered_where_there_is_one(serve):
 
 def test_a_get_that_says_upgrade_is_none(serve, heard):
     """RFC 9113 §8.2.2: connection-specific fields are malformed."""
-    h2 = h2_to(serve(heard))
+    server = serve(heard)
+    h2 = h2_to(server)
     fields = [(b"connection", b"upgrade"), (b"upgrade", b"websocket"), VERSION]
     stream = h2.request(b"/", *fields)
     assert stream.was_reset() == PROTOCOL_ERROR
     assert heard.scopes == []
     assert h2.ask().status == 200
+    assert server.take_rejects()[0].reason == MALFORMED
 
 
 def test_many_refusals_on_one_connection(serve, heard):

@@ -9,43 +9,16 @@ import asyncio
 
 import pytest
 
-from tests.helpers.h2_ws import (
-    CANCEL,
-    H2,
-    NO_ERROR,
-    PRIOR_KNOWLEDGE,
-    H2Opened,
-    H2Stream,
-    H2WebSocket,
-    h2_to,
-    needs_http2,
-)
-from tests.helpers.http1 import PATIENCE_S, until
-from tests.helpers.ws import (
-    PING,
-    Heard,
-    close,
-    data_of,
-    disconnect,
-    ping,
-    pong,
-    text,
-)
+from tests.helpers.h2_ws import CANCEL, H2, NO_ERROR, PRIOR_KNOWLEDGE, H2Opened, H2Stream, H2WebSocket, h2_to
+from tests.helpers.http1 import PATIENCE_S, Drained, until
+from tests.helpers.nghttp2 import needs_nghttp2
+from tests.helpers.ws import PING, Heard, close, data_of, disconnect, ping, pong, text
 from tests.helpers.ws_time import IDLE, NEVER, PINGS, SHORT_MS, TIMED_OUT
 
-pytestmark = needs_http2
+pytestmark = needs_nghttp2
+SERVED_WITH = PRIOR_KNOWLEDGE
 
 LAST_STREAM = (1 << 31) - 1
-
-
-@pytest.fixture
-def serve(serve):
-    return lambda app, **settings: serve(app, **{**settings, **PRIOR_KNOWLEDGE})
-
-
-@pytest.fixture
-def serve_ticking(serve_ticking):
-    return lambda app, **settings: serve_ticking(app, **{**settings, **PRIOR_KNOWLEDGE})
 
 
 def over(stream: H2Stream) -> None:
@@ -122,22 +95,6 @@ def test_a_connection_with_an_open_one_is_not_idle(serve, led):
 # The server goes
 
 
-class Drained:
-    """A drain that has begun; ``wait``: nothing is left."""
-
-    def __init__(self, server, grace_ms: int = 0) -> None:
-        self.server = server
-        self.calls: list[tuple[int, int]] = []
-        server.call(lambda: server.factory.drain(self, grace_ms=grace_ms))
-
-    def __call__(self) -> None:
-        self.calls.append((self.server.factory.connections, self.server.factory.in_flight))
-
-    def wait(self) -> None:
-        until(lambda: self.calls, "on_empty")
-        assert self.calls == [(0, 0)]
-
-
 class TestDrain:
     def test_every_one_is_told_to_come_back(self, serve_ticking):
         """1012, and when the last of them is over, GOAWAY, which names it, and the end of the connection."""
@@ -184,10 +141,7 @@ class TestDrain:
         while not h2.goaways or h2.goaways[-1].last_stream == LAST_STREAM:
             h2.pump()
         assert h2.goaways[-1] == (found.stream.number, NO_ERROR, b"")
-        found.ws.send(text("still"))
-        assert data_of(found.app.receive()) == "still"
-        found.app.text("here")
-        assert found.ws.read_text() == "here"
+        found.assert_lives()
         assert drained.calls == []
         found.ws.finish(4000)
         h2.to_the_end()

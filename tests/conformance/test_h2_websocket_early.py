@@ -18,20 +18,16 @@ from tests.helpers.h2_ws import (
     H2WebSocket,
     StreamReset,
     h2_to,
-    needs_http2,
 )
 from tests.helpers.http1 import until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.ws import binary, data_of, disconnect, text
 from tests.helpers.ws_peer import KIBIBYTE, MEBIBYTE, limited
 
-pytestmark = needs_http2
+pytestmark = needs_nghttp2
+SERVED_WITH = PRIOR_KNOWLEDGE
 
 WINDOW = 65_535
-
-
-@pytest.fixture
-def serve(serve):
-    return lambda app, **settings: serve(app, **{**settings, **PRIOR_KNOWLEDGE})
 
 
 def small(**settings):
@@ -205,16 +201,13 @@ def test_a_client_that_goes_before_the_answer(serve, led):
 
 def test_the_last_request_of_a_connection_may_be_one(serve_ticking, led):
     """limit-keep-alive-requests: GOAWAY names it, and it lives as long as it likes."""
-    server = serve_ticking(led, **{**limited(limit_keep_alive_requests=3), **PRIOR_KNOWLEDGE})
+    server = serve_ticking(led, **limited(limit_keep_alive_requests=3))
     h2 = h2_to(server)
     assert [h2.ask().status for _ in range(2)] == [200, 200]
     found = H2Opened(h2, led).accepted()
     while not h2.goaways or h2.goaways[-1].last_stream != found.stream.number:
         h2.pump()
-    found.ws.send(text("still"))
-    assert data_of(found.app.receive()) == "still"
-    found.app.text("here")
-    assert found.ws.read_text() == "here"
+    found.assert_lives()
     found.ws.finish()
     assert found.app.receive() == disconnect(1000)
     h2.to_the_end()

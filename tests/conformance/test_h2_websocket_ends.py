@@ -11,17 +11,9 @@ import asyncio
 import pytest
 
 from shardserve.errors import ClientDisconnected
-from tests.helpers.h2_ws import (
-    NO_ERROR,
-    PRIOR_KNOWLEDGE,
-    VERSION,
-    H2Opened,
-    H2Stream,
-    StreamReset,
-    h2_to,
-    needs_http2,
-)
+from tests.helpers.h2_ws import NO_ERROR, PRIOR_KNOWLEDGE, VERSION, H2Opened, H2Stream, StreamReset, h2_to
 from tests.helpers.http1 import PATIENCE_S, until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.ws import (
     BINARY,
     PING,
@@ -39,20 +31,11 @@ from tests.helpers.ws import (
 from tests.helpers.ws_peer import header, limited
 from tests.helpers.ws_time import CLOSING
 
-pytestmark = needs_http2
+pytestmark = needs_nghttp2
+SERVED_WITH = PRIOR_KNOWLEDGE
 
 SEND = {"type": "websocket.send", "text": "late"}
 CLOSE = {"type": "websocket.close"}
-
-
-@pytest.fixture
-def serve(serve):
-    return lambda app, **settings: serve(app, **{**settings, **PRIOR_KNOWLEDGE})
-
-
-@pytest.fixture
-def serve_ticking(serve_ticking):
-    return lambda app, **settings: serve_ticking(app, **{**settings, **PRIOR_KNOWLEDGE})
 
 
 @pytest.fixture
@@ -62,10 +45,7 @@ def opened(serve, led):
     found = H2Opened(h2, led).accepted()
     other = H2Opened(h2, led, number=1).accepted()
     yield found
-    other.ws.send(text("here?"))
-    assert data_of(other.app.receive()) == "here?"
-    other.app.text("here")
-    assert other.ws.read_text() == "here"
+    other.assert_lives()
     assert h2.ask().status == 200
     assert h2.goaways == []
 
@@ -276,10 +256,7 @@ class TestTheClientGoes:
         h2 = h2_to(serve(led))
         found = H2Opened(h2, led).accepted()
         h2.sock.sendall(bytes(2) + b"\x08\x07" + bytes(13))  # GOAWAY(0, NO_ERROR)
-        found.ws.send(text("still"))
-        assert data_of(found.app.receive()) == "still"
-        found.app.text("here")
-        assert found.ws.read_text() == "here"
+        found.assert_lives()
         found.ws.finish()
         assert found.app.receive() == disconnect(1000)
         h2.to_the_end()

@@ -7,37 +7,18 @@ window" is shown by PINGs of HTTP/2 that are answered, not by a sleep.
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 
 from shardserve.errors import ClientDisconnected
-from tests.helpers.h2_ws import (
-    CANCEL,
-    DEFLATE,
-    PRIOR_KNOWLEDGE,
-    H2Opened,
-    H2Stream,
-    H2WebSocket,
-    h2_to,
-    needs_http2,
-)
-from tests.helpers.http1 import PATIENCE_S, until
-from tests.helpers.ws import (
-    BINARY,
-    PONG,
-    accept,
-    binary,
-    close,
-    disconnect,
-    echo,
-    gone,
-    ping,
-    text,
-)
+from tests.helpers.h2_ws import CANCEL, DEFLATE, PRIOR_KNOWLEDGE, H2Opened, H2Stream, H2WebSocket, h2_to
+from tests.helpers.http1 import PATIENCE_S, settled, until
+from tests.helpers.nghttp2 import needs_nghttp2
+from tests.helpers.ws import BINARY, PONG, accept, binary, close, disconnect, echo, gone, ping, text
 from tests.helpers.ws_peer import KIBIBYTE, MEBIBYTE, Slow, large, limited
 
-pytestmark = needs_http2
+pytestmark = needs_nghttp2
+SERVED_WITH = PRIOR_KNOWLEDGE
 
 WINDOW = 65_535
 SMALL = {"http2_initial_stream_window_size": WINDOW, "http2_initial_connection_window_size": MEBIBYTE}
@@ -46,11 +27,6 @@ SMALL = {"http2_initial_stream_window_size": WINDOW, "http2_initial_connection_w
 def small(**settings):
     """With these settings, and those windows."""
     return {**limited(**settings), **SMALL}
-
-
-@pytest.fixture
-def serve(serve):
-    return lambda app, **settings: serve(app, **{**settings, **PRIOR_KNOWLEDGE})
 
 
 class SlowOrEcho(Slow):
@@ -224,16 +200,6 @@ def test_cancelled_streams_give_the_connections_window_back(serve):
 # A client that does not take its messages
 
 
-def settled(value, looks: int = 40):
-    """``value()`` once it has not changed for a while."""
-    last, same = value(), 0
-    while same < looks:
-        time.sleep(0.005)
-        now = value()
-        last, same = (last, same + 1) if now == last else (now, 0)
-    return last
-
-
 class Pushing:
     """Sends without end at ``/push``; every other path is an echo."""
 
@@ -392,7 +358,7 @@ def test_a_stream_that_makes_no_progress_is_reset(serve):
     assert isinstance(app.end, ClientDisconnected)
     assert stream.was_reset() == CANCEL
     (reject,) = server.take_rejects()
-    assert reject.status == 0
+    assert reject.status == -1
     assert "timeout-write-stall" in reject.reason
     other.send(text("here?"))
     assert other.read_text() == "here?"

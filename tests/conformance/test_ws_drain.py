@@ -8,26 +8,10 @@ import pytest
 
 from shardserve.errors import ClientDisconnected
 from tests.helpers.asgi import reply
-from tests.helpers.http1 import PATIENCE_S, Access, get, until
+from tests.helpers.http1 import PATIENCE_S, Access, Drained, get, until
 from tests.helpers.ws import Heard, Opened, WsClient, close, data_of, echo, handshake, text
 
 ACCEPT = {"type": "websocket.accept"}
-
-
-class Drained:
-    """A drain that has begun; ``wait``: nothing is left."""
-
-    def __init__(self, server, grace_ms: int = 0) -> None:
-        self.server = server
-        self.calls: list[tuple[int, int]] = []
-        server.call(lambda: server.factory.drain(self, grace_ms=grace_ms))
-
-    def __call__(self) -> None:
-        self.calls.append((self.server.factory.connections, self.server.factory.in_flight))
-
-    def wait(self) -> None:
-        until(lambda: self.calls, "on_empty")
-        assert self.calls == [(0, 0)]
 
 
 def end_streams(server) -> int:

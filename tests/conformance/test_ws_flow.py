@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import time
 
 import pytest
 
-from tests.helpers.http1 import until
+from tests.helpers.http1 import settled, until
 from tests.helpers.ws import BINARY, TEXT, WsClient, accept, binary, close, echo, frame, ping, text
 from tests.helpers.ws_peer import (
     KIBIBYTE,
@@ -214,16 +213,6 @@ def test_a_client_that_does_not_read_makes_send_wait(serve, size, compressed):
     assert taken == begun
     ws.send(close())
     ws.assert_closed()
-
-
-def settled(value, looks: int = 40):
-    """``value()`` once it has not changed for a while."""
-    last, same = value(), 0
-    while same < looks:
-        time.sleep(0.005)
-        now = value()
-        last, same = (last, same + 1) if now == last else (now, 0)
-    return last
 
 
 def test_what_send_took_arrives_though_the_app_is_done(serve):

@@ -16,26 +16,17 @@ from websockets.sync.client import connect
 
 from tests.helpers.certificates import Authority, Files
 from tests.helpers.chromium import Chromium, Page, needs_chromium
-from tests.helpers.h2_ws import DEFLATE, H2, NO_ERROR, H2WebSocket, needs_http2
+from tests.helpers.h2_ws import DEFLATE, H2, NO_ERROR, H2WebSocket
 from tests.helpers.master_process import PATIENCE_S, until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.server import Serve, ServerProcess
 from tests.helpers.ws import BINARY, TEXT, binary, close, inflated, text
 from tests.helpers.ws_peer import large
 
-pytestmark = needs_http2
+pytestmark = needs_nghttp2
 
 MIB = 1 << 20
 PROTOCOLS = b"sec-websocket-protocol"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def files(authority: Authority) -> Files:
-    return authority.issue("localhost", "127.0.0.1", file="server")
 
 
 class Peer:

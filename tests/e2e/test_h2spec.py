@@ -15,15 +15,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from shardserve import _native
 from tests.helpers.certificates import Authority
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.server import Serve
 
 H2SPEC = os.environ.get("SHARDSERVE_H2SPEC") or shutil.which("h2spec")
 
 pytestmark = [
     pytest.mark.skipif(H2SPEC is None, reason="h2spec is not installed"),
-    pytest.mark.skipif(_native.nghttp2_version is None, reason="built without nghttp2"),
+    needs_nghttp2,
 ]
 
 CLOSED = "RFC 9113 §5.1: an endpoint may drop what comes for any stream that is closed"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps.h2_app import STYLE, pattern
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import Authority, Files
 from tests.helpers.curl import curl, needs_curl_with_http2
 from tests.helpers.h2_load import connected
 from tests.helpers.master_process import PATIENCE_S, until
@@ -40,22 +40,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("h2c"), APP, *ONE, env={"NOTES": str(shared)}) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def secure(
-    tmp_path_factory: pytest.TempPathFactory, shared: Path, authority: Authority
-) -> Iterator[ServerProcess]:
+def secure(tmp_path_factory: pytest.TempPathFactory, shared: Path, files: Files) -> Iterator[ServerProcess]:
     """Not cleartext; but that is not the question over TLS."""
-    flags = ("--workers", "1", "--http2", *authority.issue("localhost", "127.0.0.1", file="server").flags)
+    flags = ("--workers", "1", "--http2", *files.flags)
     with ServerProcess(tmp_path_factory.mktemp("h2"), APP, *flags, env={"NOTES": str(shared)}) as server:
         yield server
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps.h2_app import RESOURCES
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import Files
 from tests.helpers.chromium import Chromium, Page, needs_chromium
 from tests.helpers.master_process import until
 from tests.helpers.server import ServerProcess
@@ -22,9 +22,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory, shared: Path, files: Files) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("h2")
-    files = Authority(folder).issue("localhost", "127.0.0.1")
     flags = ("--workers", "1", "--http2", *files.flags, "--timeout-drain-streams", "0.2")
     env = {"NOTES": str(shared)}
     with ServerProcess(folder / "server", "h2_app:app", *flags, env=env) as server:

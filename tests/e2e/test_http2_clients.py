@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.apps.h2_app import STYLE, pattern
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import Authority, Files
 from tests.helpers.h2_load import connected
 from tests.helpers.master_process import PATIENCE_S, until
 from tests.helpers.server import ServerProcess
@@ -41,11 +41,6 @@ def needs(program: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
 def notes_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("notes")
     (folder / "data.bin").write_bytes(FILE)
@@ -53,11 +48,8 @@ def notes_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def start(
-    authority: Authority, notes_of_all: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Start]:
+def start(files: Files, notes_of_all: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """``start(app)``: a server over TLS of this app, the same one for all tests."""
-    files = authority.issue("localhost", "127.0.0.1", file="server")
     flags = ("--workers", "1", "--http2", *files.flags)
     servers: dict[str, ServerProcess] = {}
 

@@ -32,11 +32,6 @@ MEDIUM = 300_001
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One that nothing is asked of but to serve."""
     with ServerProcess(tmp_path_factory.mktemp("server"), APP, *ONE) as server:

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import Authority, Files
 from tests.helpers.curl import curl, needs_curl
 from tests.helpers.http1 import Client, get
 from tests.helpers.master_process import PATIENCE_S, until
@@ -206,10 +206,8 @@ def test_a_deployment_changes_the_folder(serve: Serve, tmp_path: Path) -> None:
         assert client.get("/s/release.txt").text == "two"
 
 
-def test_over_tls(serve: Serve, site: Path, tmp_path: Path) -> None:
+def test_over_tls(serve: Serve, site: Path, files: Files, authority: Authority) -> None:
     """The kernel cannot send it then: it is read, encrypted, and as whole as ever."""
-    authority = Authority(tmp_path)
-    files = authority.issue("localhost", "127.0.0.1", file="server")
     server = serve("hello:app", "--workers", "1", "--static", f"/s={site}", *files.flags)
     (url,) = server.urls
     context = authority.client_context()

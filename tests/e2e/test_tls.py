@@ -31,16 +31,6 @@ APP = "tls_app:app"
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def files(authority: Authority) -> Files:
-    return authority.issue("localhost", "127.0.0.1", file="server")
-
-
-@pytest.fixture(scope="module")
 def server(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One that nothing is changed of."""
     with ServerProcess(tmp_path_factory.mktemp("tls"), APP, "--workers", "2", *files.flags) as server:

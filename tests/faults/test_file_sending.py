@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import Authority, Files
 from tests.helpers.http1 import Client, get
 from tests.helpers.master_process import PATIENCE_S, until
 from tests.helpers.server import APPS, Serve, ServerProcess, client_of
@@ -163,10 +163,11 @@ def test_a_download_that_does_not_end_is_cut_at_the_deadline(serve: Serve, flags
             pass
 
 
-def test_slow_and_rude_clients_over_tls(serve: Serve, flags: tuple[str, ...], tmp_path: Path) -> None:
+def test_slow_and_rude_clients_over_tls(
+    serve: Serve, flags: tuple[str, ...], files: Files, authority: Authority
+) -> None:
     """What the kernel does not send is not all read ahead, and is let go of just the same."""
-    authority = Authority(tmp_path)
-    server = serve(*flags, *authority.issue("localhost", "127.0.0.1", file="server").flags)
+    server = serve(*flags, *files.flags)
     port = int(server.urls[0].rpartition(":")[2])
     context = authority.client_context()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.helpers.certificates import Authority
+from tests.helpers.certificates import Authority, Files
 from tests.helpers.curl import command, needs_curl_with_http2
 from tests.helpers.h2_load import Multiplexed, account
 from tests.helpers.load import KeptAlive, Load, fresh
@@ -79,9 +79,8 @@ def test_reloads_beside_http1(serve: Serve, notes: Path) -> None:
     settled(server, 2)
 
 
-def test_reloads_over_tls(serve: Serve, notes: Path, tmp_path: Path) -> None:
-    authority, ledger = Authority(tmp_path), notes / "ledger"
-    files = authority.issue("localhost", "127.0.0.1")
+def test_reloads_over_tls(serve: Serve, notes: Path, files: Files, authority: Authority) -> None:
+    ledger = notes / "ledger"
     server = serve(APP, *FLAGS, "--http2", *files.flags, env={"LEDGER": str(ledger)})
     clients = clients_of(server, context=authority.client_context())
 
@@ -135,10 +134,9 @@ def test_more_workers_and_fewer(serve: Serve, notes: Path) -> None:
 
 
 @needs_curl_with_http2
-def test_curl_in_parallel(serve: Serve, tmp_path: Path) -> None:
+def test_curl_in_parallel(serve: Serve, files: Files, authority: Authority) -> None:
     """1500 requests, 30 at a time, over two reloads. curl asks again what was not processed, and no more."""
-    authority = Authority(tmp_path)
-    server = serve(APP, *FLAGS, "--http2", *authority.issue("localhost", "127.0.0.1").flags)
+    server = serve(APP, *FLAGS, "--http2", *files.flags)
     flags = ("--http2", "--cacert", str(authority.path), "--parallel", "--parallel-max", "30")
     url = f"{server.urls[0]}/?[1-1500]"
     process = subprocess.Popen(

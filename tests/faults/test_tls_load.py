@@ -31,16 +31,6 @@ LAST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 NO_LINGER = struct.pack("ii", 1, 0)
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def files(authority: Authority) -> Files:
-    return authority.issue("localhost", "127.0.0.1", file="server")
-
-
 def port_of(server: ServerProcess) -> int:
     return int(server.urls[0].rpartition(":")[2])
 

@@ -1,8 +1,7 @@
 """HTTP/2 clients on real sockets: fifty good ones, and those that carry out attacks.
 
-Rules of this file: one event loop plays all of them; a good client never tries anything twice, and whatever
-it has to complain of is kept in words; a bad one goes on until the server has ended its connection. Whether
-it has, although its client does not read, is seen in the worker's list of sockets. Frames: h2_attacks.py.
+Rules of this file: those of crowd.py; a bad client goes on until the server has ended its connection. Frames:
+h2_attacks.py.
 """
 
 from __future__ import annotations
@@ -11,18 +10,14 @@ import asyncio
 import contextlib
 import itertools
 import socket
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
+from tests.helpers.crowd import HOST, PATIENCE_S, Crowd, Held
 from tests.helpers.h2_attacks import HELLO, SETTINGS_ACK, Answers, data, ping, request
 
-HOST = "127.0.0.1"
-# The bad ones end by deadlines of a few seconds; this is for a machine that is busy with something else.
-PATIENCE_S = 90.0
 READ_BYTES = 65536
 
 
@@ -107,54 +102,16 @@ def told(port: int, *pieces: bytes) -> Answers:
 
 # Good clients
 
-# How many of each there are: fifty connections.
-GOOD = {"kept": 20, "many": 6, "fresh": 8, "uploads": 10, "http1": 6}
 
+class Good(Crowd):
+    """Fifty connections."""
 
-class Good:
-    """Fifty clients that do nothing wrong, as long as ``async with`` lasts."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.complaints: list[str] = []
-        self.done: Counter[str] = Counter()
-        self._over = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> Good:
-        for kind, count in GOOD.items():
-            self._tasks += [asyncio.create_task(self._play(kind)) for _ in range(count)]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._over.set()
-        await asyncio.wait_for(asyncio.gather(*self._tasks), PATIENCE_S)
-
-    async def _play(self, kind: str) -> None:
-        try:
-            await getattr(self, "_" + kind)()
-        except Exception as error:
-            self.complaints.append(f"{kind}: {error!r}")
-
-    async def served_all(self, each: int = 2) -> None:
-        """Wait until every kind has had so many answers more for each of its clients."""
-        seen = self.done.copy()
-        async with asyncio.timeout(PATIENCE_S):
-            while not self.complaints:
-                if all(self.done[kind] - seen[kind] >= each * count for kind, count in GOOD.items()):
-                    return
-                await asyncio.sleep(0.05)
+    KINDS: ClassVar = {"kept": 20, "many": 6, "fresh": 8, "uploads": 10, "http1": 6}
 
     async def _connect(self) -> Peer:
         peer = await Peer.connect(self._port)
         peer.say(HELLO, SETTINGS_ACK)
         return peer
-
-    async def _pause(self) -> bool:
-        """Whether to go on."""
-        if not self._over.is_set():
-            await asyncio.sleep(0.1)
-        return not self._over.is_set()
 
     async def _kept(self) -> None:
         peer = await self._connect()
@@ -219,9 +176,7 @@ class Bad:
 
     def __init__(self, port: int, worker: psutil.Process) -> None:
         self._port = port
-        self._worker = worker
-        self._seen: set[int] = set()
-        self._looked_at = float("-inf")
+        self._held = Held(worker)
 
     async def floods(self, pieces: Iterable[bytes]) -> Answers:
         peer = await Peer.connect(self._port)
@@ -253,17 +208,8 @@ class Bad:
         """Until the worker has the other end no more."""
         async with asyncio.timeout(PATIENCE_S):
             for there in (True, False):
-                while (port in self._ports()) != there:
+                while (port in self._held.ports()) != there:
                     await asyncio.sleep(0.1)
-
-    def _ports(self) -> set[int]:
-        """The ports of the worker's clients."""
-        now = time.monotonic()
-        if now >= self._looked_at + 0.2:
-            found = self._worker.net_connections(kind="tcp4")
-            self._seen = {one.raddr.port for one in found if one.raddr}
-            self._looked_at = now
-        return self._seen
 
     async def speaks(self, first: bytes, drips: Iterable[bytes] = ()) -> Answers:
         """It says this, then drip by drip, or nothing more; and reads."""

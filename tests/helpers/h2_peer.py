@@ -48,7 +48,6 @@ from typing import Any
 import h2.connection
 import h2.events
 import h2.exceptions
-import pytest
 from h2.config import H2Configuration
 from h2.settings import SettingCodes, Settings
 
@@ -60,10 +59,7 @@ from tests.helpers.h2_wire import Feeding, Tls, Transport, frame, head, number, 
 from tests.helpers.h2_wire import every_feeding as every_feeding
 from tests.helpers.h2_wire import every_start as every_start
 from tests.helpers.h2_wire import every_way as every_way
-from tests.helpers.http1 import PATIENCE_S, Access, App, AppError, Reject
-
-built = _native.nghttp2_version is not None
-needs_nghttp2 = pytest.mark.skipif(not built, reason="built without nghttp2")
+from tests.helpers.http1 import PATIENCE_S, App, Reported
 
 # Clients
 
@@ -347,29 +343,24 @@ class Client(Raw):
 # The server
 
 
-class Host:
+class Host(Reported):
     """The native request path around ``app`` on the running loop, and what it reported.
 
     ``settings`` are ProtocolFactory's, over the defaults that users get.
     """
 
     def __init__(self, app: App, **settings: Any) -> None:
-        self.errors: list[AppError] = []
-        self.rejects: list[Reject] = []
-        self.accesses: list[Access] = []
+        super().__init__()
         self.clients: list[Raw] = []
-        self.loop_errors: list[dict[str, Any]] = []
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(lambda _, context: self.loop_errors.append(context))
+        self.heed(self._loop)
         self._tasks = asyncio.all_tasks()
         given = {
             **request_limits(Config("none:none")),
+            **self.callbacks(),
             "loop": self._loop,
             "context": contextvars.Context(),
             "state": None,
-            "on_app_error": lambda *args: self.errors.append(AppError(*args)),
-            "on_reject": lambda *args: self.rejects.append(Reject(*args)),
-            "access": lambda *args: self.accesses.append(Access(*args)),
             "http2": True,
             "http2_cleartext": True,
         }
@@ -391,19 +382,14 @@ class Host:
         self.clients.append(raw)
         return raw
 
-    def take_errors(self, count: int = 1) -> list[AppError]:
-        """The app's errors so far, exactly ``count``."""
-        taken, self.errors = self.errors, []
-        assert len(taken) == count, taken
-        return taken
-
-    def take_error(self) -> AppError:
-        return self.take_errors(1)[0]
-
-    def take_rejects(self, count: int = 1) -> list[Reject]:
-        taken, self.rejects = self.rejects, []
-        assert len(taken) == count, taken
-        return taken
+    def take_fault(self, status: int, code: str) -> str:
+        """The one report of what a peer did wrong, behind its code. ``status`` 0: the connection has ended;
+        -1: a stream was reset.
+        """
+        (reject,) = self.take_rejects(1)
+        assert reject.status == status
+        assert reject.reason.startswith(f"HTTP/2: {code}"), reject
+        return reject.reason.removeprefix(f"HTTP/2: {code}").removeprefix(": ")
 
     def _busy(self) -> list[str]:
         counts = {"connections": self.factory.connections, "requests in flight": self.factory.in_flight}
@@ -431,6 +417,4 @@ class Host:
             await asyncio.sleep(0)
         assert not left, left
         assert asyncio.all_tasks() == self._tasks
-        assert not self.errors, self.errors
-        assert not self.rejects, self.rejects
-        assert not self.loop_errors, self.loop_errors
+        self.assert_all_taken()

@@ -222,7 +222,12 @@ class Victim:
         return int(per_s * (time.monotonic() - self.began_s)) + 1
 
     def reports(self) -> list[tuple[int, str]]:
-        return [(status, reason) for status, reason, _ in self.driver.rejects]
+        """Of requests that were refused, and of the connection's end."""
+        return [(status, reason) for status, reason, _ in self.driver.rejects if status >= 0]
+
+    def faults(self) -> list[str]:
+        """Why streams were reset: a report each."""
+        return [reason for status, reason, _ in self.driver.rejects if status == -1]
 
     def calmed(self) -> None:
         """It was sent away for what it did, and the log has one line about it."""

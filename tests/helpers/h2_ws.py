@@ -14,18 +14,15 @@ import ssl
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import pytest
 from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
 
-from shardserve import _native
-from tests.helpers.http1 import PATIENCE_S, READ_BYTES, Response, Server
-from tests.helpers.ws import Led, LedConnection, WsClient
+from tests.helpers.http1 import PATIENCE_S, READ_BYTES, Response, Server, SocketClient
+from tests.helpers.ws import Led, LedConnection, WsClient, data_of, text
 
-needs_http2 = pytest.mark.skipif(_native.nghttp2_version is None, reason="built without nghttp2")
 PRIOR_KNOWLEDGE = {"http2_cleartext": True}
 
 Fields = Sequence[tuple[bytes, bytes]]
@@ -165,7 +162,7 @@ class H2Stream:
         return self.reset
 
 
-class H2:
+class H2(SocketClient):
     """One HTTP/2 connection, ready when the server's settings are there."""
 
     server: Server
@@ -350,20 +347,6 @@ class H2:
         self.flush()
         self.close()
 
-    def reset(self) -> None:
-        """Closes with a reset instead of a FIN."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.sock.close()
-
-    def close(self) -> None:
-        self.sock.close()
-
-    def __enter__(self) -> H2:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class H2WebSocket(WsClient):
     """A WebSocket on a stream."""
@@ -412,6 +395,13 @@ class H2Opened:
         self.app.accept(**message)
         self.ws.accepted()
         return self
+
+    def assert_lives(self) -> None:
+        """Messages arrive, both ways."""
+        self.ws.send(text("here?"))
+        assert data_of(self.app.receive()) == "here?"
+        self.app.text("here")
+        assert self.ws.read_text() == "here"
 
 
 def h2_to(server: Server, **how: Any) -> H2:

@@ -1,8 +1,8 @@
 """A raw HTTP/1.1 client and an in-process server, for tests that are conversations in bytes.
 
-Rules of this file: h11 (a parser that is not ours) reads every response; nothing sleeps, ``until`` polls;
-a server that goes down asserts that nothing is left of it: no connection, no request, no task, and no
-error that the test did not take with ``take_errors`` or ``take_rejects``.
+Rules of this file: h11 (a parser that is not ours) reads every response; nothing sleeps, ``until`` and
+``settled`` poll; a server that goes down asserts that nothing is left of it: no connection, no request, no
+task, and no error that the test did not take with ``take_errors`` or ``take_rejects``.
 
 Not named http.py: the scripts in this folder run with it as ``sys.path[0]``.
 """
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import h11
 import uvloop
@@ -43,6 +43,16 @@ def until(probe: Callable[[], Any], what: str = "", timeout_s: float = PATIENCE_
             return answer
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what or probe}"
         time.sleep(0.002)
+
+
+def settled(value: Callable[[], Any], looks: int = 40) -> Any:
+    """``value()`` once it has not changed for a while."""
+    last, same = value(), 0
+    while same < looks:
+        time.sleep(0.005)
+        now = value()
+        last, same = (last, same + 1) if now == last else (now, 0)
+    return last
 
 
 def get(target: str | bytes = b"/", *fields: bytes, version: bytes = b"1.1", method: bytes = b"GET") -> bytes:
@@ -127,7 +137,26 @@ class ResponseReader:
                 raise EOFError(f"the connection ended before a response: {event}")
 
 
-class Client(ResponseReader):
+class SocketClient:
+    """Closes its socket with a FIN, also at the end of ``with``, or with a reset."""
+
+    sock: socket.socket
+
+    def reset(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.sock.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Client(ResponseReader, SocketClient):
     """One connection, blocking, with a deadline on everything."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -185,20 +214,6 @@ class Client(ResponseReader):
         assert self.buffered == b""
         assert self.ask(get("/ok")).status == 200
 
-    def reset(self) -> None:
-        """Closes with a reset instead of a FIN."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.sock.close()
-
-    def close(self) -> None:
-        self.sock.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class AppError(NamedTuple):
     error: BaseException
@@ -223,6 +238,47 @@ class Access(NamedTuple):
     status: int
 
 
+class Reported:
+    """What a server had to say of its apps and clients."""
+
+    def __init__(self) -> None:
+        self.errors: list[AppError] = []
+        self.rejects: list[Reject] = []
+        self.accesses: list[Access] = []
+        self.loop_errors: list[dict[str, Any]] = []
+
+    def callbacks(self) -> dict[str, Callable[..., None]]:
+        """ProtocolFactory's arguments."""
+        return {
+            "on_app_error": lambda *args: self.errors.append(AppError(*args)),
+            "on_reject": lambda *args: self.rejects.append(Reject(*args)),
+            "access": lambda *args: self.accesses.append(Access(*args)),
+        }
+
+    def heed(self, loop: asyncio.AbstractEventLoop) -> None:
+        """What the loop's handler is told counts, too."""
+        loop.set_exception_handler(lambda _, context: self.loop_errors.append(context))
+
+    def take_errors(self, count: int = 1) -> list[AppError]:
+        """The app's errors so far, exactly ``count``."""
+        taken, self.errors = self.errors, []
+        assert len(taken) == count, taken
+        return taken
+
+    def take_error(self) -> AppError:
+        return self.take_errors(1)[0]
+
+    def take_rejects(self, count: int = 1) -> list[Reject]:
+        taken, self.rejects = self.rejects, []
+        assert len(taken) == count, taken
+        return taken
+
+    def assert_all_taken(self) -> None:
+        assert not self.errors, self.errors
+        assert not self.rejects, self.rejects
+        assert not self.loop_errors, self.loop_errors
+
+
 def listen(where: str, path: Path | None) -> socket.socket:
     if where == "unix":
         sock = socket.socket(socket.AF_UNIX)
@@ -233,7 +289,7 @@ def listen(where: str, path: Path | None) -> socket.socket:
     return sock
 
 
-class Server:
+class Server(Reported):
     """The native request path around ``app``, on a loop in a thread of its own."""
 
     def __init__(
@@ -245,10 +301,7 @@ class Server:
         context: Any = "new",
         **settings: Any,
     ) -> None:
-        self.errors: list[AppError] = []
-        self.rejects: list[Reject] = []
-        self.accesses: list[Access] = []
-        self.loop_errors: list[dict[str, Any]] = []
+        super().__init__()
         self.clients: list[Client] = []
         self.stopped = False
         self._sock = listen(where, path)
@@ -268,7 +321,7 @@ class Server:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.set_exception_handler(lambda _, context: self.loop_errors.append(context))
+        self.heed(self.loop)
         self.loop.run_forever()
 
     async def _start(self, app: App) -> asyncio.AbstractServer:
@@ -276,10 +329,7 @@ class Server:
             app,
             loop=self.loop,
             context=self._context,
-            on_app_error=lambda *args: self.errors.append(AppError(*args)),
-            on_reject=lambda *args: self.rejects.append(Reject(*args)),
-            access=lambda *args: self.accesses.append(Access(*args)),
-            **{"state": None, **request_limits(Config("none:none")), **self._settings},
+            **{"state": None, **self.callbacks(), **request_limits(Config("none:none")), **self._settings},
         )
         return await self.loop.create_server(self.factory, sock=self._sock)
 
@@ -327,20 +377,13 @@ class Server:
             return client.rest()
 
     def take_errors(self, count: int = 1) -> list[AppError]:
-        """The app's errors so far, exactly ``count``, once they are there."""
+        """Once they are there."""
         until(lambda: len(self.errors) >= count, f"{count} app errors, have {self.errors}")
-        taken, self.errors = self.errors, []
-        assert len(taken) == count, taken
-        return taken
-
-    def take_error(self) -> AppError:
-        return self.take_errors(1)[0]
+        return super().take_errors(count)
 
     def take_rejects(self, count: int = 1) -> list[Reject]:
         until(lambda: len(self.rejects) >= count, f"{count} rejects, have {self.rejects}")
-        taken, self.rejects = self.rejects, []
-        assert len(taken) == count, taken
-        return taken
+        return super().take_rejects(count)
 
     def stop(self) -> None:
         """Everything must go by itself once the clients have gone."""
@@ -371,6 +414,22 @@ class Server:
             self._thread.join(PATIENCE_S)
             self.loop.close()
         assert not leaks, leaks
-        assert not self.errors, self.errors
-        assert not self.rejects, self.rejects
-        assert not self.loop_errors, self.loop_errors
+        self.assert_all_taken()
+
+
+class Drained:
+    """A drain that has begun, and what its on_empty was called with; ``wait``: nothing is left."""
+
+    def __init__(self, server: Server, grace_ms: int = 0) -> None:
+        self.server = server
+        self.calls: list[tuple[int, int]] = []
+        self.began = time.monotonic()
+        server.call(lambda: server.factory.drain(self, grace_ms=grace_ms))
+
+    def __call__(self) -> None:
+        self.calls.append((self.server.factory.connections, self.server.factory.in_flight))
+
+    def wait(self) -> None:
+        until(lambda: self.calls, "on_empty")
+        self.server.call(lambda: None)
+        assert self.calls == [(0, 0)]

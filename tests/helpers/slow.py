@@ -1,9 +1,7 @@
 """Good clients by the hundred, bad ones of every kind, and the app that they talk to.
 
-Rules of this file: one event loop plays all of them, so the good ones are as patient as it is; a good client
-never tries anything twice, and whatever it has to complain of is kept in words; a bad one goes on being bad
-until the server has ended its connection, and tells what it heard by then. Whether the server has ended a
-connection that its client does not read is looked up in the worker's own list of sockets.
+Rules of this file: those of crowd.py; a bad client goes on being bad until the server has ended its
+connection, and tells what it heard by then.
 """
 
 from __future__ import annotations
@@ -15,16 +13,14 @@ import os
 import re
 import socket
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
-HOST = "127.0.0.1"
-# The bad ones end by deadlines of a few seconds; this is for a machine that is busy with something else.
-PATIENCE_S = 90.0
+from tests.helpers.crowd import HOST, PATIENCE_S, Crowd, Held
+
 LARGE_BYTES = 32 << 20
 # What a client leaves to the kernel to take for it.
 SMALL_BUFFER = 8192
@@ -120,53 +116,15 @@ async def read_answer(reader: asyncio.StreamReader) -> bytes:
 # Good clients
 
 
-# How many of each there are: a hundred.
-GOOD = {"kept": 40, "fresh": 20, "uploads": 20, "slow uploads": 14, "slow reads": 2, "events": 4}
+class Good(Crowd):
+    """A hundred."""
 
-
-class Good:
-    """A hundred clients that do nothing wrong, as long as ``async with`` lasts."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.complaints: list[str] = []
-        self.done: Counter[str] = Counter()
-        self._over = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> Good:
-        for kind, count in GOOD.items():
-            for _ in range(count):
-                self._tasks.append(asyncio.create_task(self._play(kind)))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._over.set()
-        await asyncio.wait_for(asyncio.gather(*self._tasks), PATIENCE_S)
-
-    async def _play(self, kind: str) -> None:
-        try:
-            await getattr(self, "_" + kind.replace(" ", "_"))()
-        except Exception as error:
-            self.complaints.append(f"{kind}: {error!r}")
-
-    async def served_all(self, each: int = 2) -> None:
-        """Wait until every kind has had so many answers more for each of its clients."""
-        seen = self.done.copy()
-        async with asyncio.timeout(PATIENCE_S):
-            while not self.complaints:
-                if all(self.done[kind] - seen[kind] >= each * count for kind, count in GOOD.items()):
-                    return
-                await asyncio.sleep(0.05)
+    KINDS: ClassVar = {
+        "kept": 40, "fresh": 20, "uploads": 20, "slow uploads": 14, "slow reads": 2, "events": 4,
+    }  # fmt: skip
 
     def _connect(self) -> Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        return asyncio.open_connection(HOST, self.port)
-
-    async def _pause(self, seconds: float = 0.1) -> bool:
-        """Whether to go on."""
-        if not self._over.is_set():
-            await asyncio.sleep(seconds)
-        return not self._over.is_set()
+        return asyncio.open_connection(HOST, self._port)
 
     async def _kept(self) -> None:
         reader, writer = await self._connect()
@@ -208,7 +166,7 @@ class Good:
     async def _slow_reads(self) -> None:
         """It takes some of its download all the time, little by little, and does not wait for the end."""
         loop = asyncio.get_running_loop()
-        with open_socket(self.port) as sock:
+        with open_socket(self._port) as sock:
             await loop.sock_sendall(sock, get("/large"))
             while await self._pause():
                 assert await loop.sock_recv(sock, SMALL_BUFFER), "the download was cut"
@@ -240,9 +198,7 @@ class Bad:
 
     def __init__(self, port: int, worker: psutil.Process) -> None:
         self.port = port
-        self._worker = worker
-        self._seen: set[int] = set()
-        self._looked_at = float("-inf")
+        self._held = Held(worker)
 
     async def speaks(self, first: bytes, drips: Iterable[bytes] = (), *, half_closes: bool = False) -> bytes:
         """It says this, then drip by drip, or nothing more; and reads."""
@@ -289,20 +245,11 @@ class Bad:
         port, was_there = sock.getsockname()[1], False
         for _ in range(round(PATIENCE_S / 0.1)):
             yield
-            is_there = port in self._peers()
+            is_there = port in self._held.ports()
             if was_there and not is_there:
                 return
             was_there = is_there
         raise AssertionError("the server keeps the connection")
-
-    def _peers(self) -> set[int]:
-        """The ports of the worker's clients."""
-        now = time.monotonic()
-        if now >= self._looked_at + 0.2:
-            found = self._worker.net_connections(kind="tcp4")
-            self._seen = {one.raddr.port for one in found if one.raddr}
-            self._looked_at = now
-        return self._seen
 
 
 def drops(piece: bytes) -> Iterator[bytes]:

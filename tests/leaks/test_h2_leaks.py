@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.leaks.h2_program import SCENARIOS
 from tests.leaks.test_leaks import left_of, measured
-from tests.native.h2_drive import built
 
-pytestmark = pytest.mark.skipif(not built, reason="built without nghttp2")
+pytestmark = needs_nghttp2
 
 
 @measured

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from shardserve._native import Connection, ProtocolFactory
@@ -88,15 +89,18 @@ class FakeTransport:
     def is_closing(self) -> bool:
         return "close" in self.calls or "abort" in self.calls
 
-    def read(self) -> bytes:
-        """What has reached the client by now."""
-        parts = []
+    def pieces(self) -> list[bytes]:
+        """What has reached the client by now, as its socket gives it."""
+        found = []
         try:
             while data := self.theirs.recv(1 << 20):
-                parts.append(data)
+                found.append(data)
         except BlockingIOError:
             pass
-        return b"".join(parts)
+        return found
+
+    def read(self) -> bytes:
+        return b"".join(self.pieces())
 
     def shut(self) -> None:
         self.ours.close()
@@ -129,6 +133,41 @@ class Driver:
     def outcomes(self) -> list[str]:
         """What the app's failures were, in words."""
         return [f"{type(error).__name__}: {outcome}" for error, _, _, _, outcome, _ in self.errors]
+
+
+class OneConnection:
+    """What is done to one connection of ``driver``'s, and what everybody saw."""
+
+    driver: Driver
+    connection: Any
+    transport: FakeTransport
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.unraisable: list[str] = []
+
+    def note(self, call: Callable[[], Any]) -> None:
+        """Calls it; what became of that."""
+        try:
+            call()
+            self.seen.append("done")
+        except Exception as error:
+            self.seen.append(type(error).__name__)
+
+    def lose(self, error: BaseException | None = None) -> None:
+        """The connection is lost, if that was not said before."""
+        if self.connection is not None and "lost" not in self.transport.calls:
+            self.transport.calls.append("lost")
+            self.connection.connection_lost(error)
+
+    def drop(self) -> None:
+        """It is lost, and nobody outside has it any more."""
+        self.lose()
+        self.connection = self.transport.connection = None
+
+
+GONE = [0, 0]
+"""The connections and requests that are left when everything is over."""
 
 
 def statuses(output: bytes) -> list[int]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tests.native.drive import turns
+from tests.native.drive import GONE, turns
 from tests.native.h2_drive import (
     BIG_BYTES,
     BODY,
@@ -35,7 +35,6 @@ from tests.native.h2_drive import (
 )
 from tests.native.ws_drive import Solid
 
-GONE = [0, 0]
 EVIL = 5
 WAITING = 15
 OPEN_UPLOAD = 7

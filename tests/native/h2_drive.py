@@ -18,8 +18,7 @@ from typing import Any
 
 import hpack
 
-from shardserve import _native
-from tests.native.drive import Driver, FakeTransport, turns
+from tests.native.drive import Driver, FakeTransport, OneConnection, turns
 from tests.native.ws_drive import Solid
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -47,8 +46,6 @@ FRAME_BYTES = 16384
 """The most that a server may put into one frame, as long as the client does not say otherwise."""
 
 Fields = Iterable[tuple[bytes, bytes]]
-
-built = _native.nghttp2_version is not None
 
 
 # What the client says
@@ -355,7 +352,7 @@ class SslObject:
 App = Callable[["Scene", Any, Any, Any], Awaitable[Any]]
 
 
-class Scene:
+class Scene(OneConnection):
     """One connection, what its app does on each path, and what everybody saw.
 
     ``apps``: by path, an async function of (scene, scope, receive, send). Other paths are answered with 200.
@@ -364,8 +361,7 @@ class Scene:
     def __init__(
         self, apps: dict[str, App] | None = None, *, transport: FakeTransport | None = None, **options: Any
     ) -> None:
-        self.seen: list[str] = []
-        self.unraisable: list[str] = []
+        super().__init__()
         self.apps = {**APPS, **(apps or {})}
         self.said = Said()
         self.kept: list[Any] = []
@@ -373,7 +369,7 @@ class Scene:
         given = {"http2": True, "http2_cleartext": True, **options}
         self.driver = Driver(self._app, **given)
         self.transport = Solid() if transport is None else transport
-        self.connection: Any = self.driver.factory()
+        self.connection = self.driver.factory()
         self.transport.connection = self.connection
         unraisable = self.unraisable  # the hook shall not keep the scene
         sys.unraisablehook = lambda args: unraisable.append(repr(args.exc_value))
@@ -406,25 +402,6 @@ class Scene:
     def brief(self) -> dict[str, str]:
         """By stream: what was said on it, in words."""
         return {str(stream): answer.brief() for stream, answer in sorted(self.hear().answers.items())}
-
-    def note(self, call: Callable[[], Any]) -> None:
-        """Calls it; what became of that."""
-        try:
-            call()
-            self.seen.append("done")
-        except Exception as error:
-            self.seen.append(type(error).__name__)
-
-    def lose(self, error: BaseException | None = None) -> None:
-        """The connection is lost, if that was not said before."""
-        if self.connection is not None and "lost" not in self.transport.calls:
-            self.transport.calls.append("lost")
-            self.connection.connection_lost(error)
-
-    def drop(self) -> None:
-        """It is lost, and nobody outside has it any more."""
-        self.lose()
-        self.connection = self.transport.connection = None
 
     async def end(self) -> list[int]:
         """Everything is over: the connections and requests that are left."""
@@ -528,44 +505,3 @@ APPS: dict[str, App] = {
     "/fail": fail,
     "/fail-late": fail_late,
 }
-
-
-class Fuse:
-    """Garbage whose end calls ``act()``, in the ``after``-th collection from now."""
-
-    def __init__(self, act: Callable[[], Any], after: int = 0) -> None:
-        self.act = act
-        self.after = after
-        self.itself = self
-
-    def __del__(self) -> None:
-        if self.after > 0:
-            Fuse(self.act, self.after - 1)
-        else:
-            self.act()
-
-
-class Collecting:
-    """While it lasts, the collector runs as often as it can; in the ``after``-th run it calls ``act()``."""
-
-    def __init__(self, act: Callable[[], Any], after: int) -> None:
-        self.act, self.after = act, after
-        self.fired = False
-
-    def __enter__(self) -> Collecting:
-        self.before = gc.get_threshold()
-        gc.set_threshold(0)
-        gc.collect()  # which empties the interpreter's free lists, too: objects are made anew
-        Fuse(self._fire, self.after)
-        gc.set_threshold(1, 1, 1)
-        return self
-
-    def _fire(self) -> None:
-        self.fired = True
-        self.act()
-
-    def __exit__(self, *exc: object) -> None:
-        gc.set_threshold(0)
-        self.act = lambda: None
-        gc.collect()
-        gc.set_threshold(*self.before)

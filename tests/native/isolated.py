@@ -57,6 +57,20 @@ def survives_exit(function: Callable[..., Any], *args: Any) -> Any:
     return _judge(child.returncode, child.stdout + child.stderr)
 
 
+class AtExit:
+    """Makes these calls when it is freed, whatever comes of each."""
+
+    def __init__(self, *calls: Callable[[], Any]) -> None:
+        self.calls = calls
+
+    def __del__(self) -> None:
+        for call in self.calls:
+            try:
+                call()
+            except Exception:
+                pass
+
+
 def _judge(code: int, report: str) -> Any:
     assert code == 0, f"exit code {code}:\n{report[-6000:]}"
     for alarm in ALARMS:

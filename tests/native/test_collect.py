@@ -11,7 +11,7 @@ import pytest
 
 from shardserve import _native
 from tests.native.drive import Driver, FakeTransport, get, ok, post, reply, turns
-from tests.native.isolated import survives, survives_exit
+from tests.native.isolated import AtExit, survives, survives_exit
 
 HIDDEN = ["Cycle", "Send", "Receive", "Waiter", "Parked"]
 
@@ -313,25 +313,13 @@ def used_at_exit() -> str:
     """send and the factory outlive the module at interpreter shutdown."""
     import builtins
 
-    class AtExit:
-        def __init__(self, *parts: Any) -> None:
-            self.parts = parts
-
-        def __del__(self) -> None:
-            send, receive, connection = self.parts
-            for call in (
+    async def main() -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            builtins.kept = AtExit(  # type: ignore[attr-defined]
                 lambda: send({"type": "http.response.body"}),
                 receive,
                 lambda: connection.data_received(get()),
-            ):
-                try:
-                    call()
-                except Exception:
-                    pass
-
-    async def main() -> None:
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            builtins.kept = AtExit(send, receive, connection)  # type: ignore[attr-defined]
+            )
             await reply(send)
 
         driver = Driver(app)

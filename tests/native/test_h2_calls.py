@@ -12,37 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.native.drive import turns
-from tests.native.h2_acts import (
-    GENTLE,
-    GONE,
-    METHODS,
-    Acting,
-    Wild,
-    check,
-    every_act,
-    evil_file,
-    silent,
-    talk,
-)
-from tests.native.h2_drive import (
-    BODY,
-    MORE,
-    START,
-    App,
-    Collecting,
-    Plain,
-    built,
-    data,
-    request,
-    reset,
-    tunnel,
-    upload,
-)
+from tests.helpers.nghttp2 import needs_nghttp2
+from tests.native.collecting import Collecting
+from tests.native.drive import GONE, turns
+from tests.native.h2_acts import GENTLE, METHODS, Acting, Wild, check, every_act, evil_file, silent, talk
+from tests.native.h2_drive import BODY, MORE, START, App, Plain, data, request, reset, tunnel, upload
 from tests.native.isolated import survives
 from tests.native.ws_drive import Solid
 
-pytestmark = pytest.mark.skipif(not built, reason="built without nghttp2")
+pytestmark = needs_nghttp2
 
 
 # In the app

@@ -13,34 +13,14 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.ws import text
-from tests.native.drive import turns
-from tests.native.h2_acts import (
-    ACTS,
-    EVIL,
-    GENTLE,
-    GONE,
-    WAITING,
-    Acting,
-    Wild,
-    silent,
-)
-from tests.native.h2_drive import (
-    BODY,
-    MORE,
-    START,
-    Scene,
-    built,
-    data,
-    opening,
-    request,
-    reset,
-    tunnel,
-    window,
-)
+from tests.native.drive import GONE, turns
+from tests.native.h2_acts import ACTS, EVIL, GENTLE, WAITING, Acting, Wild, silent
+from tests.native.h2_drive import BODY, MORE, START, Scene, data, opening, request, reset, tunnel, window
 from tests.native.isolated import survives
 
-pytestmark = pytest.mark.skipif(not built, reason="built without nghttp2")
+pytestmark = needs_nghttp2
 
 
 # Channels beyond their stream

@@ -1,7 +1,6 @@
 """Garbage of HTTP/2: what the collector sees, what it frees, and what dies without anyone closing it.
 
-Rules of this file: a state is some frames and an app on ``/evil`` (or a WebSocket); every test goes through
-all of them, each state in a process of its own.
+Rules of this file: every test goes through all states (h2_states.py), each in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from shardserve import _native
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.ws import close, text
 from tests.native.drive import FakeTransport, get, turns
 from tests.native.h2_acts import call_everything
@@ -24,205 +24,26 @@ from tests.native.h2_drive import (
     PREFACE,
     START,
     Scene,
-    built,
     data,
-    head,
     open_wide,
     opening,
     ping,
-    pseudo,
     request,
     reset,
     tunnel,
     upload,
     window,
 )
-from tests.native.isolated import survives, survives_exit
+from tests.native.h2_states import ACCEPT, BIG, LONG, STATES, congested, enter, never, receiving
+from tests.native.isolated import AtExit, survives, survives_exit
 from tests.native.test_collect import HIDDEN, Owner, instances
 
-pytestmark = pytest.mark.skipif(not built, reason="built without nghttp2")
+pytestmark = needs_nghttp2
 
-ACCEPT = {"type": "websocket.accept"}
-LONG = {"type": "websocket.send", "text": "x" * 5000}
-BIG = {"type": "http.response.body", "body": b"x" * 300_000}
-
-
-# States
-
-
-async def never(*_: Any) -> None:
-    await asyncio.get_running_loop().create_future()
-
-
-async def plain(scope: Any, receive: Any, send: Any) -> None:
-    await send(START)
-    await send(BODY)
-
-
-async def headed(scope: Any, receive: Any, send: Any) -> None:
-    await send({**START, "headers": [(b"x-a", b"b" * 100)]})
-    await never()
-
-
-async def begun(scope: Any, receive: Any, send: Any) -> None:
-    await send(START)
-    await send(MORE)
-    await never()
-
-
-async def congested(scope: Any, receive: Any, send: Any) -> None:
-    await send(START)
-    await send({**BIG, "more_body": True})
-    await send({**BIG, "more_body": True})
-
-
-async def twice_congested(scope: Any, receive: Any, send: Any) -> None:
-    await send(START)
-    first = asyncio.ensure_future(send({**BIG, "more_body": True}))
-    second = asyncio.ensure_future(receive())
-    await asyncio.gather(first, second)
-    await never()
-
-
-async def with_trailers(scope: Any, receive: Any, send: Any) -> None:
-    await send({**START, "trailers": True})
-    await send(BIG)
-    await send({"type": "http.response.trailers", "headers": [(b"x-t", b"v")]})
-
-
-async def with_file(scope: Any, receive: Any, send: Any) -> None:
-    await send({**START, "headers": []})
-    with open(__file__, "rb") as file:
-        for _ in range(9):
-            await send({"type": "http.response.zerocopysend", "file": file, "offset": 0, "more_body": True})
-    await never()
-
-
-async def receiving(scope: Any, receive: Any, send: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    await never()
-
-
-async def receiving_in_task(scope: Any, receive: Any, send: Any) -> None:
-    await asyncio.create_task(receive())
-    await asyncio.create_task(receive())
-
-
-async def not_receiving(scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await never()
-
-
-async def failing(scope: Any, receive: Any, send: Any) -> None:
-    raise ValueError((scope, receive, send))
-
-
-async def open_websocket(scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send(ACCEPT)
-    await send(LONG)
-    await never()
-
-
-async def full_websocket(scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send(ACCEPT)
-    for _ in range(100):
-        await send(LONG)
-    await never()
-
-
-async def listening(scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send(ACCEPT)
-    while (await receive())["type"] != "websocket.disconnect":
-        pass
-    await never()
-
-
-async def closing(scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send(ACCEPT)
-    await send({"type": "websocket.close"})
-    await never()
-
-
-async def denying(scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send({"type": "websocket.close"})
-    await never()
-
-
-GET = [request(1, "/evil")]
-UPLOAD = [upload(1, "/evil"), data(1, b"x" * 100)]
-OPEN = [tunnel(1, "/evil")]
-
-STATES: dict[str, tuple[Any, list[bytes]]] = {
-    "answered": (plain, GET),
-    "many answered": (plain, [request(number, "/evil") for number in range(1, 81, 2)]),
-    "running": (never, GET),
-    "many running": (never, [request(number, "/evil") for number in range(1, 81, 2)]),
-    "headed": (headed, GET),
-    "begun": (begun, GET),
-    "congested": (congested, GET),
-    "many congested": (congested, [request(number, "/evil") for number in range(1, 21, 2)]),
-    "congested in a task": (twice_congested, GET),
-    "trailers to come": (with_trailers, GET),
-    "a file to send": (with_file, GET),
-    "receiving": (receiving, UPLOAD),
-    "receiving in a task": (receiving_in_task, UPLOAD),
-    "body not taken": (not_receiving, [*UPLOAD, *(data(1, b"x" * 10_000) for _ in range(6))]),
-    "failed": (failing, GET),
-    "reset": (receiving, [*UPLOAD, reset(1)]),
-    "reset while congested": (congested, [*GET, request(3, "/evil"), reset(1)]),
-    "refused": (
-        plain,
-        [request(1, "/", "GET", (b"host", b"another")), head(3, [*pseudo(), (b"expect", b"x")], end=False)],
-    ),
-    "malformed": (plain, [head(1, [*pseudo(), (b"Upper", b"x")]), head(3, [*pseudo(), (b"te", b"x")])]),
-    "a head cut off": (plain, [request(1, "/evil")[:30]]),
-    "a body cut off": (receiving, [*UPLOAD, data(1, b"x" * 50)[:20]]),
-    "ended by an error": (begun, [*GET, b"\0\0\x01\0\0\0\0\0\0x"]),
-    "websocket opening": (never, OPEN),
-    "websocket": (open_websocket, OPEN),
-    "websocket with a queue": (
-        open_websocket,
-        [*OPEN, *(data(1, text(str(number))) for number in range(40))],
-    ),
-    "websocket in a frame": (open_websocket, [*OPEN, data(1, text("half")[:5])]),
-    "websocket listening": (listening, [*OPEN, data(1, text("x"))]),
-    "websocket congested": (full_websocket, OPEN),
-    "websocket closing": (closing, OPEN),
-    "websocket closed": (open_websocket, [*OPEN, data(1, close(), end=True)]),
-    "websocket reset": (listening, [*OPEN, reset(1)]),
-    "websocket ended without a close": (listening, [*OPEN, data(1, b"", end=True)]),
-    "websocket denied": (denying, OPEN),
-    "websockets": (listening, [tunnel(number, "/evil") for number in range(1, 41, 2)]),
-}
 every_state = pytest.mark.parametrize("state", STATES)
 
 
-class App:
-    """The app of a state; it keeps what it is given, and is kept by it."""
-
-    def __init__(self, state: str, owner: Any = None) -> None:
-        self.run, self.frames = STATES[state]
-        self.owner = Owner() if owner is None else owner
-        self.owner.mine = []
-
-    async def __call__(self, scene: Any, scope: Any, receive: Any, send: Any) -> None:
-        self.owner.mine.append((scope, receive, send, scene))
-        await self.run(scope, receive, send)
-
-
-def enter(state: str, owner: Any = None, **options: Any) -> Scene:
-    """A scene in this state, with the windows that a protocol begins with."""
-    app = App(state, owner)
-    scene = Scene({"/evil": app}, **options)
-    scene.make()
-    scene.feed(opening(), *app.frames)
-    return scene
+# States
 
 
 async def answered_states() -> Any:
@@ -664,36 +485,27 @@ def used_at_exit(state: str) -> str:
     """send, receive and the connection outlive the module at interpreter shutdown."""
     import builtins
 
-    class AtExit:
-        def __init__(self, *parts: Any) -> None:
-            self.parts = parts
-
-        def __del__(self) -> None:
-            send, receive, connection = self.parts
-            for call in (
-                lambda: send(START),
-                lambda: send(BODY),
-                lambda: send(LONG),
-                lambda: send({"type": "websocket.close"}),
-                receive,
-                lambda: connection.data_received(
-                    request(201, "/ok", "GET", (b"accept", b"x"), (b"x-new", b"y"))
-                ),
-                lambda: connection.data_received(upload(203) + data(203, b"x") + tunnel(205, "/evil")),
-                lambda: connection.data_received(get()),
-                lambda: connection.connection_lost(None),
-            ):
-                try:
-                    call()
-                except Exception:
-                    pass
-
     async def main() -> None:
         kept: list[Any] = []
         run, frames = STATES[state]
 
         async def app(scene: Any, scope: Any, receive: Any, send: Any) -> None:
-            kept.append(AtExit(send, receive, scene.connection))
+            connection = scene.connection
+            kept.append(
+                AtExit(
+                    lambda: send(START),
+                    lambda: send(BODY),
+                    lambda: send(LONG),
+                    lambda: send({"type": "websocket.close"}),
+                    receive,
+                    lambda: connection.data_received(
+                        request(201, "/ok", "GET", (b"accept", b"x"), (b"x-new", b"y"))
+                    ),
+                    lambda: connection.data_received(upload(203) + data(203, b"x") + tunnel(205, "/evil")),
+                    lambda: connection.data_received(get()),
+                    lambda: connection.connection_lost(None),
+                )
+            )
             await run(scope, receive, send)
 
         scene = Scene({"/evil": app})

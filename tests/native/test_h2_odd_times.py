@@ -11,16 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.native.drive import FakeTransport, turns
-from tests.native.h2_acts import (
-    ACTS,
-    FIRST,
-    GONE,
-    METHODS,
-    OPEN_UPLOAD,
-    Wild,
-    evil_file,
-)
+from tests.helpers.nghttp2 import needs_nghttp2
+from tests.native.drive import GONE, FakeTransport, turns
+from tests.native.h2_acts import ACTS, FIRST, METHODS, OPEN_UPLOAD, Wild, evil_file
 from tests.native.h2_drive import (
     END_HEADERS,
     END_STREAM,
@@ -30,7 +23,6 @@ from tests.native.h2_drive import (
     SslObject,
     Tls,
     block,
-    built,
     data,
     frame,
     open_wide,
@@ -43,7 +35,7 @@ from tests.native.h2_drive import (
 from tests.native.isolated import survives
 from tests.native.ws_drive import Solid
 
-pytestmark = pytest.mark.skipif(not built, reason="built without nghttp2")
+pytestmark = needs_nghttp2
 
 
 # Protocol methods at odd times

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.native.drive import turns
-from tests.native.h2_drive import Scene, built, data, ping, request, upload
+from tests.native.h2_drive import Scene, data, ping, request, upload
 
-pytestmark = pytest.mark.skipif(not built, reason="built without nghttp2")
+pytestmark = needs_nghttp2
 
 DRAINING = b"draining"
 """What our PING behind the first GOAWAY carries (native/http2_end.c)."""

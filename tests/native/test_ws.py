@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 
 from tests.helpers.ws import frame
-from tests.native.drive import turns
+from tests.native.drive import GONE, turns
 from tests.native.isolated import survives
 from tests.native.ws_drive import OFFER, Scene
 
 ACCEPT = {"type": "websocket.accept"}
 HELLO = {"type": "websocket.send", "text": "hello"}
 CLOSE = {"type": "websocket.close", "code": 4000}
-GONE = [0, 0]
 
 
 def fields(act: Any) -> Any:

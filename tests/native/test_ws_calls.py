@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from tests.helpers.ws import TEXT, binary, close, frame, ping, text
-from tests.native.drive import get, turns
+from tests.native.drive import GONE, get, turns
 from tests.native.isolated import survives
 from tests.native.ws_drive import OFFER, Scene, Solid, for_ever, until_the_end
 
 ACCEPT = {"type": "websocket.accept"}
 HELLO = {"type": "websocket.send", "text": "hello"}
 CLOSE = {"type": "websocket.close", "code": 4000}
-GONE = [0, 0]
 
 
 def fields(act: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from shardserve import _native
 from tests.helpers.ws import BINARY, CLOSE, TEXT, close, frame, handshake, ping, text
 from tests.native.drive import Driver, FakeTransport, turns
-from tests.native.isolated import survives, survives_exit
+from tests.native.isolated import AtExit, survives, survives_exit
 from tests.native.test_collect import Owner, instances
 from tests.native.ws_drive import OFFER, connect, engine
 
@@ -334,29 +334,16 @@ def used_at_exit() -> str:
     """send and receive outlive the module at interpreter shutdown."""
     import builtins
 
-    class AtExit:
-        def __init__(self, *parts: Any) -> None:
-            self.parts = parts
-
-        def __del__(self) -> None:
-            send, receive, connection = self.parts
-            calls = [
-                lambda: send(LONG),
-                lambda: send({"type": "websocket.close"}),
-                receive,
-                lambda: connection.data_received(text("x") + ping() + close()),
-            ]
-            for call in calls:
-                try:
-                    call()
-                except Exception:
-                    pass
-
     async def main() -> None:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await receive()
             await send(ACCEPT)
-            builtins.kept = AtExit(send, receive, connection)  # type: ignore[attr-defined]
+            builtins.kept = AtExit(  # type: ignore[attr-defined]
+                lambda: send(LONG),
+                lambda: send({"type": "websocket.close"}),
+                receive,
+                lambda: connection.data_received(text("x") + ping() + close()),
+            )
             await asyncio.sleep(0)
 
         driver = Driver(app)

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from tests.helpers.ws import BINARY, TEXT, close, frame, handshake, ping, text
-from tests.native.drive import FakeTransport, turns
+from tests.native.drive import GONE, FakeTransport, turns
 from tests.native.isolated import survives
 from tests.native.ws_drive import OFFER, Scene, Solid, engine, for_ever, head_and_frames, until_the_end
 
-GONE = [0, 0]
 LONG = {"type": "websocket.send", "text": "x" * 5000}
 
 

@@ -15,7 +15,7 @@ from shardserve._native import Connection
 from shardserve.config.model import Config
 from shardserve.worker.limits import request_limits
 from tests.helpers.ws import CLOSE, PING, PONG, handshake
-from tests.native.drive import Driver, FakeTransport, turns
+from tests.native.drive import Driver, FakeTransport, OneConnection, turns
 
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate"
 NAMES = {0: "continuation", 1: "text", 2: "binary", CLOSE: "close", PING: "ping", PONG: "pong"}
@@ -68,7 +68,7 @@ def frames(data: bytes) -> list[str]:
     return found
 
 
-class Scene:
+class Scene(OneConnection):
     """One WebSocket whose app is ``evil(scene)``, and what everybody saw."""
 
     def __init__(
@@ -79,8 +79,7 @@ class Scene:
         accept: bool = True,
         **options: Any,
     ) -> None:
-        self.seen: list[str] = []
-        self.unraisable: list[str] = []
+        super().__init__()
         self.evil, self.accepts = evil, accept
         self.driver = Driver(self._app, **options)
         self.connection, self.transport = self.driver.connect(transport)
@@ -99,30 +98,11 @@ class Scene:
             await send({"type": "websocket.accept"})
         await self.evil(self)
 
-    def note(self, call: Callable[[], Any]) -> None:
-        """Calls it; what became of that."""
-        try:
-            call()
-            self.seen.append("done")
-        except Exception as error:
-            self.seen.append(type(error).__name__)
-
     def feed(self, *data: bytes) -> None:
         self.connection.data_received(b"".join(data))
 
     def open(self, *fields: bytes) -> None:
         self.feed(handshake("/", *fields))
-
-    def lose(self, error: BaseException | None = None) -> None:
-        """The connection is lost, if that was not said before."""
-        if self.connection is not None and "lost" not in self.transport.calls:
-            self.transport.calls.append("lost")
-            self.connection.connection_lost(error)
-
-    def drop(self) -> None:
-        """It is lost, and nobody outside has it any more."""
-        self.lose()
-        self.connection = self.transport.connection = None  # type: ignore[assignment]
 
     async def result(self) -> dict[str, Any]:
         """Everything is over; what was seen of it."""

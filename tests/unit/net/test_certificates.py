@@ -27,11 +27,6 @@ KINDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
 def subject_of(authority: Authority, attributes: Attributes | str) -> str:
     return certificates.subject(authority.issue("client", subject=attributes).der)
 

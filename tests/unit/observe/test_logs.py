@@ -274,6 +274,12 @@ def test_a_connection_closed_without_an_answer_says_so(out):
     ]
 
 
+def test_a_stream_that_was_reset_is_no_closed_connection(out):
+    logs.configure(Settings(), stream=out)
+    logs.RejectReporter()(-1, "HTTP/2: PROTOCOL_ERROR: a\x1b[2Jnd", ("10.0.0.1", 5))
+    assert out.getvalue() == "WARNING:  Reset a stream of 10.0.0.1:5: HTTP/2: PROTOCOL_ERROR: a\\x1b[2Jnd\n"
+
+
 def test_a_failed_websocket_says_its_close_code(out):
     logs.configure(Settings(), stream=out)
     logs.RejectReporter()(1009, "a frame\x1b[2J\nis too large", ("10.0.0.1", 5))
@@ -290,7 +296,7 @@ def test_one_line_a_second_over_all_kinds(out):
     logs.configure(Settings(), stream=out)
     now = 100.0
     reject = logs.RejectReporter(clock=lambda: now)
-    for status in (408, 0, 0, 400, 1002):
+    for status in (408, 0, -1, 400, 1002):
         reject(status, "why", None)
     now += 1
     reject(0, "why", None)
@@ -308,10 +314,12 @@ def test_one_line_a_second_over_all_kinds(out):
         ((0,), "Closed 1 more connection without an answer"),
         ((0, 0), "Closed 2 more connections without an answer"),
         ((0, 413, 0, 400, 431), "Rejected 3 more requests, closed 2 more connections without an answer"),
+        ((-1,), "Reset 1 more stream"),
         ((1009,), "Closed 1 more WebSocket"),
         (
-            (999, 1000, 0, 1011),
-            "Rejected 1 more request, closed 1 more connection without an answer, closed 2 more WebSockets",
+            (999, 1000, 0, -1, 1011, -1),
+            "Rejected 1 more request, closed 1 more connection without an answer, reset 2 more streams,"
+            " closed 2 more WebSockets",
         ),
     ],
 )

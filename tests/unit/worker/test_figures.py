@@ -27,6 +27,7 @@ def page() -> Iterator[Page]:
     ("status", "figure"),
     [
         (400, "refused_bad_request"), (503, "refused_overloaded"), (0, "refused_closed_without_answer"),
+        (-1, "refused_stream_reset"),
         (1009, "refused_websocket_message_too_big"), (418, "refused_other"), (4999, "refused_other"),
     ],
 )  # fmt: skip

@@ -166,7 +166,8 @@ def test_dumps_of_a_worker_go_to_its_own_page(tmp_path: Path) -> None:
         first, second = nest.ready().fork(0), nest.fork(1)
         first.handle.send_signal(DUMP_SIGNAL)
         page = first.worker.page
-        until(lambda: b"most recent call first" in os.pread(page.fd, 4096, DUMPS_AT))  # it is written in pieces
+        # It is written in pieces: none may be taken before the others.
+        until(lambda: b"most recent call first" in os.pread(page.fd, 4096, DUMPS_AT))
         assert second.worker.page.dump_bytes() == 0
         assert first.get() == str(first.pid)
         fds = [os.readlink(link) for link in _links(first.pid)]
