@@ -167,7 +167,7 @@ def test_every_attack_ends_and_no_good_client_notices(serve: Serve) -> None:
     too_large = sum(status == 431 for one in heard["bombs"] for status in one.statuses.values())
     sent_away = codes[Code.ENHANCE_YOUR_CALM] + codes[Code.PROTOCOL_ERROR]
     least = sent_away + too_large + EACH * sum(count for _, _, count in PROBES.values())
-    # Streams that we reset before their peer is sent away are reports, too. Where it all came in one read: none.
+    # Streams that we reset before their peer is sent away are reports, too: none if it all came in one read.
     most = least + EACH * RESETTING * RESETS_ALLOWED
     assert least <= reports(server.log()) <= most, server.log()
 
