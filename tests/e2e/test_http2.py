@@ -20,7 +20,10 @@ from tests.helpers.certificates import Authority, Files
 from tests.helpers.curl import curl, needs_curl_with_http2
 from tests.helpers.h2_load import connected
 from tests.helpers.master_process import PATIENCE_S, until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.server import Serve, ServerProcess
+
+pytestmark = needs_nghttp2
 
 APP = "h2_app:app"
 ONE = ("--workers", "1", "--http2-cleartext")

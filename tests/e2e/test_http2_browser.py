@@ -11,9 +11,10 @@ from tests.apps.h2_app import RESOURCES
 from tests.helpers.certificates import Files
 from tests.helpers.chromium import Chromium, Page, needs_chromium
 from tests.helpers.master_process import until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.server import ServerProcess
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, needs_nghttp2]
 
 
 @pytest.fixture(scope="module")

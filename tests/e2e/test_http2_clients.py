@@ -19,7 +19,10 @@ from tests.apps.h2_app import STYLE, pattern
 from tests.helpers.certificates import Authority, Files
 from tests.helpers.h2_load import connected
 from tests.helpers.master_process import PATIENCE_S, until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.server import ServerProcess
+
+pytestmark = needs_nghttp2
 
 FILE = os.urandom(300_001)
 # Requests that are open at once over one connection.

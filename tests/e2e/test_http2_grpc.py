@@ -11,7 +11,10 @@ import pytest
 
 from tests.helpers.certificates import Authority
 from tests.helpers.master_process import PATIENCE_S, until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.server import ServerProcess
+
+pytestmark = needs_nghttp2
 
 grpc = pytest.importorskip("grpc")
 OPTIONS = [("grpc.enable_http_proxy", 0)]

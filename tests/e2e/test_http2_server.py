@@ -23,7 +23,10 @@ from tests.helpers.certificates import Authority
 from tests.helpers.front import haproxy, needs_haproxy
 from tests.helpers.h2_load import connected
 from tests.helpers.master_process import PATIENCE_S, until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.server import APPS, Serve, ServerProcess
+
+pytestmark = needs_nghttp2
 
 APP = "h2_app:app"
 ONE = ("--workers", "1", "--http2-cleartext")

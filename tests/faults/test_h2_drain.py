@@ -18,7 +18,10 @@ from tests.helpers.certificates import Authority
 from tests.helpers.h2_load import ANY_STREAM, H2Client, Multiplexed, Unprocessed, account, connected
 from tests.helpers.load import Load
 from tests.helpers.master_process import until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.server import Serve, ServerProcess
+
+pytestmark = needs_nghttp2
 
 ONE = ("--workers", "1", "--http2-cleartext")
 # Longer than any test waits: what ends before has not been cut.

@@ -18,8 +18,11 @@ from tests.helpers.curl import command, needs_curl_with_http2
 from tests.helpers.h2_load import Multiplexed, account
 from tests.helpers.load import KeptAlive, Load, fresh
 from tests.helpers.master_process import PATIENCE_S, until
+from tests.helpers.nghttp2 import needs_nghttp2
 from tests.helpers.queues import restarts, settled
 from tests.helpers.server import Serve, ServerProcess
+
+pytestmark = needs_nghttp2
 
 FLAGS = ("--workers", "2", "--no-access-log", "--http2-cleartext", "--timeout-drain-idle", "2")
 APP = "h2_app:app"
