@@ -36,7 +36,7 @@ class Http2:
         128, Integer(1, 2**31 - 1),
         # RFC 9113 §6.5.2 wants no fewer than 100, nginx has 128.
         help="How many requests of one connection may be open at once; a client that opens more is told to "
-        "try them again.",
+        "try them again, or disconnected if it knew.",
     )
     http2_initial_stream_window_size_bytes: int = setting(
         262_144, Size(FIRST_WINDOW, LARGEST_WINDOW), suffix="bytes",
