@@ -51,6 +51,8 @@ class Wild(Scene):
         self.fired = False
         self.armed = False
         self.last_stream = 0
+        self.more: list[bytes] = []
+        """Frames for talk(), in the first read behind the others."""
         super().__init__(apps, **options)
 
     def fire(self) -> None:
@@ -202,7 +204,7 @@ async def talk(scene: Wild) -> dict[str, Any]:
         return {"fired": scene.fired, "left": await scene.end()}
     scene.armed = True
     try:
-        scene.feed(*FIRST)
+        scene.feed(*FIRST, *scene.more)
         await turns()
         scene.feed(
             data(OPEN_UPLOAD, b"def", end=True), request(scene.next_stream(), "/ok"), ping(b"lastping")

@@ -12,11 +12,24 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.h2_judge import LARGEST_WINDOW
 from tests.helpers.nghttp2 import needs_nghttp2
 from tests.native.collecting import Collecting
 from tests.native.drive import GONE, turns
 from tests.native.h2_acts import GENTLE, METHODS, Acting, Wild, check, every_act, evil_file, silent, talk
-from tests.native.h2_drive import BODY, MORE, START, App, Plain, data, request, reset, tunnel, upload
+from tests.native.h2_drive import (
+    BODY,
+    MORE,
+    START,
+    App,
+    Plain,
+    data,
+    request,
+    reset,
+    tunnel,
+    upload,
+    window,
+)
 from tests.native.isolated import survives
 from tests.native.ws_drive import Solid
 
@@ -244,6 +257,40 @@ def test_a_callback_of_the_worker_that_acts(name: str, point: str) -> None:
     for act, result in survives(callback_acts, name, point).items():
         assert result["fired"], act
         check(act, result)
+
+
+FAULTS = {
+    "a request": (-1, request(19, "/", "GET", (b"X-Upper", b"1"))),
+    "a window": (-1, upload(19) + window(19, LARGEST_WINDOW)),
+    "the connection": (0, data(0, b"x")),
+}
+"""What a peer does wrong, for nghttp2 to punish, and how it is reported."""
+
+
+async def report_acts(fault: str) -> Any:
+    status, frames = FAULTS[fault]
+
+    def make(act: str) -> Wild:
+        def on_reject(said: int, reason: str, client: Any) -> None:
+            if said == status and "_ERROR: " in reason:
+                scene.fire()
+
+        scene = Wild(act, on_reject=on_reject)
+        scene.more = [frames]
+        return scene
+
+    return await every_act(make)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_report_of_what_nghttp2_found_that_acts(fault: str) -> None:
+    """It comes when the frame that punishes is on its way, from between writing and settling."""
+    for act, result in survives(report_acts, fault).items():
+        assert result["fired"], act
+        if fault == "the connection":
+            assert result["left"] == GONE, act
+        else:
+            check(act, result)
 
 
 # In a collection, wherever that is
