@@ -4,8 +4,8 @@
 #include "accesslog.h"
 #include "file.h"
 #include "head.h"
-#include "trace.h"
 #include "http2.h"
+#include "trace.h"
 #include "websocket.h"
 
 #include <time.h>

@@ -238,10 +238,7 @@ static void
 begin_http2(Connection *connection)
 {
     output_cork(connection);
-    if (http2_begin(connection) < 0) {
-        PyErr_WriteUnraisable((PyObject *)connection);
-        connection_abort(connection);
-    }
+    (void)http2_begin(connection);
     output_uncork(connection);
 }
 

@@ -238,7 +238,6 @@ void connection_refuse_overload(Connection *connection);
 /* The peer has sent its last byte and everything is parsed: what is incomplete stays so. May run Python. */
 void connection_input_over(Connection *connection);
 
-
 /* Lets go of the current request: its app hears of a disconnect. May run Python. */
 void connection_drop_current(Connection *connection);
 

@@ -183,7 +183,8 @@ connection_eof_received(PyObject *self, PyObject *unused)
         Py_RETURN_FALSE;
     Py_INCREF(connection);
     if (connection->secure || connection->http2 != NULL) {
-        /* HTTP/2 says GOAWAY, and has no half-closed connections. asyncio's TLS transports close both ways (RFC 8446 §6.1 has one): what comes now would not be sent. */
+        /* HTTP/2 says GOAWAY, and has no half-closed connections. asyncio's TLS transports close both ways (RFC 8446 §6.1
+         * has one): what comes now would not be sent. */
         connection->closing = true;
         deadline_stop(connection);
         connection_gone(connection);

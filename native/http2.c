@@ -195,8 +195,9 @@ submit_settings(const Factory *factory, nghttp2_session *session)
     return result;
 }
 
-int
-http2_begin(Connection *connection)
+/* 0, or -1 with an exception. */
+static int
+begin(Connection *connection)
 {
     Factory *factory = connection->factory;
     CHECK(connection->http2 == NULL);
@@ -222,9 +223,20 @@ http2_begin(Connection *connection)
     http2->input_ms = factory_now_ms();
     connection->http2 = http2;
     Py_CLEAR(connection->parser);
-    if (factory->draining)
-        http2_drain(connection);
     return 0;
+}
+
+bool
+http2_begin(Connection *connection)
+{
+    if (begin(connection) < 0) {
+        PyErr_WriteUnraisable((PyObject *)connection);
+        connection_abort(connection);
+        return false;
+    }
+    if (connection->factory->draining)
+        http2_drain(connection);
+    return true;
 }
 
 /* ---- fed ---- */

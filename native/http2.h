@@ -1,10 +1,10 @@
 /* HTTP/2 (RFC 9113) of one connection. nghttp2 is the authority on frames, HPACK, stream states and windows; this is what
  * stands between it and the Cycle.
  *
- * http2.c is the session: begun, fed, its output taken; http2_intake.c nghttp2's callbacks on the way in, http2_request.c
- * requests from their first field to the app; http2_head.c and http2_wire.c the way out; http2_guard.c how long and how
- * much a peer may; http2_end.c drains and ends; http2_shared.c what the connections of a factory share.
- * http2_tunnel.c is WebSocket (RFC 8441).
+ * http2.c is the session (begun, fed, its output taken) and what those of a factory share; http2_stream.c the memory of streams;
+ * http2_intake.c nghttp2's callbacks on the way in, http2_request.c requests from their first field to the app; http2_head.c
+ * and http2_wire.c the way out; http2_guard.c how long and how much a peer may; http2_end.c drains and ends; tunnel.c is
+ * WebSocket (RFC 8441).
  *
  * Rules. No app runs inside of nghttp2: its callbacks note what came, in lists, and what follows is done when it has
  * returned. But they make objects, so the collector may run any code there: while nghttp2 is on the stack
@@ -38,8 +38,9 @@ void http2_shared_free(struct Http2Shared *shared);
 /* How `data` begins: 1: with the client's preface; 0: it may become one; -1: it is something else. */
 int http2_begins(PyObject *data);
 
-/* The connection speaks HTTP/2 from now on; our SETTINGS wait to be sent. 0, or -1 with an exception. May run Python. */
-int http2_begin(Connection *connection);
+/* The connection speaks HTTP/2 from now on; our SETTINGS wait to be sent. Whether that is so: where there is no memory for it,
+ * it is cut. May run Python. */
+bool http2_begin(Connection *connection);
 
 /* data_received(). May run Python. */
 void http2_data_received(Connection *connection, PyObject *data);
@@ -113,7 +114,7 @@ http2_shared_new(const Factory *factory)
 
 #define http2_shared_free(shared) ((void)(shared))
 #define http2_begins(data) (-1)
-#define http2_begin(connection) (-1)
+#define http2_begin(connection) (false)
 #define http2_data_received(connection, data) ((void)0)
 #define http2_resume(connection) ((void)0)
 #define http2_fill(connection) (false)

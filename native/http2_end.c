@@ -25,8 +25,8 @@ http2_is_drain_ping(const uint8_t *opaque)
     return memcmp(opaque, DRAIN_PING, sizeof(DRAIN_PING)) == 0;
 }
 
-void
-http2_first_goaway(Connection *connection)
+static void
+first_goaway(Connection *connection)
 {
     Http2 *http2 = connection->http2;
     http2->goaway = GOAWAY_NOTICE;
@@ -54,6 +54,15 @@ http2_last_goaway(Connection *connection)
 }
 
 void
+http2_next_goaway(Connection *connection)
+{
+    if (connection->http2->open_count > 0 && connection->http2->goaway < GOAWAY_NOTICE)
+        first_goaway(connection);
+    else
+        http2_last_goaway(connection);
+}
+
+void
 http2_drain(Connection *connection)
 {
     Http2 *http2 = connection->http2;
@@ -72,10 +81,7 @@ http2_finish(Connection *connection)
 {
     if (connection->http2->ended || connection->http2->session == NULL)
         return;
-    if (connection->http2->open_count > 0 && connection->http2->goaway < GOAWAY_NOTICE)
-        http2_first_goaway(connection);
-    else
-        http2_last_goaway(connection);
+    http2_next_goaway(connection);
     wire2_flush(connection);
 }
 

@@ -265,12 +265,8 @@ http2_look(Connection *connection, int64_t now_ms)
     if (http2->session == NULL || connection->closing || connection->lingering)
         return;
     bool unanswered = http2->goaway == GOAWAY_NOTICE && now_ms - http2->owed_ms >= PING_BACK_MS;
-    if ((http2->goaway == GOAWAY_OWED && now_ms - http2->owed_ms >= OWED_MS) || unanswered) {
-        if (http2->open_count > 0 && !unanswered)
-            http2_first_goaway(connection);
-        else
-            http2_last_goaway(connection);
-    }
+    if ((http2->goaway == GOAWAY_OWED && now_ms - http2->owed_ms >= OWED_MS) || unanswered)
+        http2_next_goaway(connection);
     for (Link *link = http2->streams.next; link != &http2->streams; link = link->next)
         look_at_stream(connection, LIST_OWNER(link, Stream, all), now_ms);
     if (http2->stream_count > 0)

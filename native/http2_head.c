@@ -143,6 +143,27 @@ text_length(PyObject *fields)
 
 /* ---- the app's ---- */
 
+/* Puts those that may be sent; `status` 0: they are trailers. The block; or NULL with HeaderError or MessageError, and it is
+ * freed. */
+static HeadBlock *
+put_judged(Factory *factory, HeadBlock *block, int status, PyObject *fields, HeadFacts *facts)
+{
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fields); i++) {
+        HeadField field;
+        PyObject *item = PySequence_Fast_GET_ITEM(fields, i);
+        FieldVerdict verdict =
+            status == 0 ? head_judge_trailer(item, &field, facts) : head_judge(status, item, &field, facts);
+        if (UNLIKELY(verdict > FIELD_DROP)) {
+            head2_free(factory->http2, block); /* first: saying why may run the app */
+            head_refuse(factory->state, verdict, item, facts);
+            return NULL;
+        }
+        if (verdict == FIELD_SEND && !is_connection_specific(&field))
+            put_field(block, &field);
+    }
+    return block;
+}
+
 HeadBlock *
 head2_encode(Factory *factory, int status, PyObject *fields, HeadFacts *facts)
 {
@@ -154,40 +175,15 @@ head2_encode(Factory *factory, int status, PyObject *fields, HeadFacts *facts)
     if (block == NULL)
         return NULL;
     put_status(block, status);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        HeadField field;
-        PyObject *item = PySequence_Fast_GET_ITEM(fields, i);
-        FieldVerdict verdict = head_judge(status, item, &field, facts);
-        if (UNLIKELY(verdict > FIELD_DROP)) {
-            head2_free(shared, block); /* first: saying why may run the app */
-            head_refuse(factory->state, verdict, item, facts);
-            return NULL;
-        }
-        if (verdict == FIELD_SEND && !is_connection_specific(&field))
-            put_field(block, &field);
-    }
-    return block;
+    return put_judged(factory, block, status, fields, facts);
 }
 
 HeadBlock *
 head2_encode_trailers(Factory *factory, PyObject *fields)
 {
-    Http2Shared *shared = factory->http2;
     HeadFacts facts = {.content_length = -1};
-    HeadBlock *block = block_new(shared, (size_t)PySequence_Fast_GET_SIZE(fields), text_length(fields));
-    for (Py_ssize_t i = 0; block != NULL && i < PySequence_Fast_GET_SIZE(fields); i++) {
-        HeadField field;
-        PyObject *item = PySequence_Fast_GET_ITEM(fields, i);
-        FieldVerdict verdict = head_judge_trailer(item, &field, &facts);
-        if (UNLIKELY(verdict > FIELD_DROP)) {
-            head2_free(shared, block);
-            head_refuse(factory->state, verdict, item, &facts);
-            return NULL;
-        }
-        if (verdict == FIELD_SEND && !is_connection_specific(&field))
-            put_field(block, &field);
-    }
-    return block;
+    HeadBlock *block = block_new(factory->http2, (size_t)PySequence_Fast_GET_SIZE(fields), text_length(fields));
+    return block == NULL ? NULL : put_judged(factory, block, 0, fields, &facts);
 }
 
 HeadBlock *

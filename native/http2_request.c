@@ -119,7 +119,8 @@ cookie_pair(const Stream *stream, const Cycle *cycle)
 {
     Py_ssize_t at = stream->cookie_at;
     PyObject *pair = at < 0 || at >= PyList_GET_SIZE(cycle->headers) ? NULL : PyList_GET_ITEM(cycle->headers, at);
-    if (pair == NULL || !PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2 || !PyBytes_CheckExact(PyTuple_GET_ITEM(pair, 1)))
+    if (pair == NULL || !PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2 ||
+        !PyBytes_CheckExact(PyTuple_GET_ITEM(pair, 1)))
         return NULL;
     return pair;
 }

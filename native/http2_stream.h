@@ -252,6 +252,9 @@ int http2_on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, vo
 /* A frame could not be sent. */
 int http2_on_frame_not_sent(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user);
 
+/* The stream's head, as the app gave it, is Stream.block; fills *facts. 0, or -1 with an exception. Runs no Python. */
+int wire2_take_head(Stream *stream, Cycle *cycle, int status, PyObject *fields, HeadFacts *facts);
+
 /* Gives nghttp2 Stream.block; `body`: DATA will follow. */
 void wire2_give_head(Stream *stream, bool body);
 
@@ -282,7 +285,7 @@ void guard_sent(Connection *connection);
 /* The connection ends with this error; what comes is not looked at. */
 void http2_end_session(Connection *connection, uint32_t code);
 
-/* nghttp2 ends the stream (whose note it becomes), or the session, for what its peer did: RST_STREAM and GOAWAY on their way. */
+/* nghttp2 ends the stream (whose note it becomes), or the session, for what its peer did: RST_STREAM, GOAWAY on their way. */
 void guard_stream_fault(Connection *connection, Stream *stream, uint32_t code);
 void guard_session_fault(Connection *connection, const nghttp2_goaway *frame);
 
@@ -294,8 +297,8 @@ void http2_report_calm(Connection *connection);
 /* No further stream will be taken: the last GOAWAY. Runs no Python. */
 void http2_last_goaway(Connection *connection);
 
-/* A GOAWAY has been owed for too long: the first of two. Runs no Python. */
-void http2_first_goaway(Connection *connection);
+/* A GOAWAY has been owed for too long, or the first was not answered: the first of two, or the last. Runs no Python. */
+void http2_next_goaway(Connection *connection);
 
 /* The first GOAWAY is on its way: the PING behind it. nghttp2 would send it before, if both were given to it at once. */
 void http2_ask_behind_goaway(Connection *connection);
@@ -306,7 +309,7 @@ bool http2_is_drain_ping(const uint8_t *opaque);
 /* Nothing more is to come or go: the connection is closed behind its output. */
 void http2_close_if_over(Connection *connection);
 
-/* http2_tunnel.c: WebSocket. The stream's cycle becomes a WebSocket's handshake. May run Python. */
+/* tunnel.c: WebSocket. The stream's cycle becomes a WebSocket's handshake. May run Python. */
 void tunnel_open(Connection *connection, Stream *stream);
 
 /* Wire.accept. */

@@ -42,12 +42,11 @@ wire2_flush(Connection *connection)
 
 /* ---- heads ---- */
 
-static int
-wire2_head(Cycle *cycle, int status, PyObject *fields)
+int
+wire2_take_head(Stream *stream, Cycle *cycle, int status, PyObject *fields, HeadFacts *facts)
 {
-    Stream *stream = stream_of(cycle);
-    Factory *factory = stream->connection->factory;
-    HeadBlock *block = head2_encode(factory, status, fields, &cycle->facts);
+    Factory *factory = cycle->factory;
+    HeadBlock *block = head2_encode(factory, status, fields, facts);
     if (block == NULL)
         return -1;
     if (account_head(cycle, fields) < 0) {
@@ -57,6 +56,12 @@ wire2_head(Cycle *cycle, int status, PyObject *fields)
     head2_free(factory->http2, stream->block);
     stream->block = block;
     return 0;
+}
+
+static int
+wire2_head(Cycle *cycle, int status, PyObject *fields)
+{
+    return wire2_take_head(stream_of(cycle), cycle, status, fields, &cycle->facts);
 }
 
 void

@@ -274,13 +274,8 @@ take_preface(Connection *connection, PyObject *whole)
         deadline_after_input(connection);
         return true;
     }
-    if (http2_begin(connection) < 0) {
-        PyErr_WriteUnraisable((PyObject *)connection);
-        connection_abort(connection);
-    }
-    else {
+    if (http2_begin(connection))
         http2_data_received(connection, whole);
-    }
     return true;
 }
 

@@ -3,7 +3,6 @@
 
 #ifdef SHARDSERVE_NGHTTP2
 
-#include "account.h"
 #include "deadline.h"
 #include "output.h"
 #include "pieces.h"
@@ -107,16 +106,9 @@ tunnel_accept(Cycle *cycle, PyObject *fields)
     Stream *stream = cycle->lane;
     Factory *factory = cycle->factory;
     HeadFacts facts;
-    HeadBlock *block = head2_encode(factory, 200, fields, &facts);
-    if (block == NULL)
+    if (wire2_take_head(stream, cycle, 200, fields, &facts) < 0)
         return -1;
-    if (account_head(cycle, fields) < 0) {
-        head2_free(factory->http2, block);
-        return -1;
-    }
-    head2_end(factory, block, &facts, cycle->has_own_id ? NULL : cycle->request_id, -1);
-    head2_free(factory->http2, stream->block);
-    stream->block = block;
+    head2_end(factory, stream->block, &facts, cycle->has_own_id ? NULL : cycle->request_id, -1);
     wire2_give_head(stream, true);
     if (!stream->connection->corked)
         connection_schedule_resume(stream->connection); /* sending it here may run Python */
