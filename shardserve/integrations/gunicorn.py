@@ -20,6 +20,7 @@ import asyncio
 import gc
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
@@ -211,6 +212,7 @@ class ShardWorker(Worker):  # type: ignore[misc]
     # Signals
 
     def init_signals(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         handlers = {
@@ -224,6 +226,9 @@ class ShardWorker(Worker):  # type: ignore[misc]
         for number, handler in handlers.items():
             signal.signal(number, handler)
             signal.siginterrupt(number, False)
+        for number in _unheard(before):
+            if number in handlers:
+                handlers[number](number, None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.alive = False
@@ -283,6 +288,21 @@ class _Server(Server):
             )
         follow = not worker.cfg.reuse_port and _is_served_after_us(worker.ppid, worker.sockets)
         return order(settings, grace_s=settings.timeout_drain_idle_s if follow else 0.0)
+
+
+def _unheard(handler: Any) -> list[int]:
+    """Signals since the fork, until our handlers were there. The arbiter's ``handler`` put them in the copy of
+    its queue that is in this process, where nobody reads: it would wait for us until graceful_timeout is over.
+    What the arbiter itself had not read yet at the fork it tells every worker, so hearing it twice is no harm.
+    """
+    found: Any = getattr(getattr(handler, "__self__", None), "SIG_QUEUE", [])
+    if isinstance(found, list):  # gunicorn before 24
+        return list(found)
+    numbers = []
+    with suppress(queue.Empty):
+        while True:
+            numbers.append(found.get_nowait())
+    return numbers
 
 
 def _is_served_after_us(arbiter: int, sockets: Sequence[Any]) -> bool:

@@ -317,6 +317,20 @@ def test_term_finishes_what_is_in_flight(start: Start) -> None:
     assert server.hooks()[-1] == "worker_exit"
 
 
+def test_a_term_that_comes_just_after_the_fork_is_heard(start: Start) -> None:
+    """Until a worker has its own handlers, those of the arbiter run in it."""
+    hook = (
+        "import time\n"
+        "def post_fork(server, worker):\n"
+        "    while worker.age == 2 and not server.SIG_QUEUE.qsize():\n"
+        "        time.sleep(0.01)\n"
+    )
+    server = start("--workers", "2", config=hook)
+    server.saw("Booting worker", times=2)
+    assert server.stop() == 0
+    assert "SIGKILL" not in server.log
+
+
 def test_what_never_ends_is_cut_before_gunicorn_kills(start: Start) -> None:
     server = start("--graceful-timeout", "2")
     with server.client() as client:
