@@ -291,9 +291,9 @@ class _Server(Server):
 
 
 def _unheard(handler: Any) -> list[int]:
-    """Signals since the fork, until our handlers were there. The arbiter's ``handler`` put them in the copy of
-    its queue that is in this process, where nobody reads: it would wait for us until graceful_timeout is over.
-    What the arbiter itself had not read yet at the fork it tells every worker, so hearing it twice is no harm.
+    """Signals since the fork, until our handlers were there. The arbiter's ``handler`` put them in the copy
+    of its queue that is in this process, where nobody reads: it would wait for us until graceful_timeout is
+    over. What the arbiter had not read yet at the fork it tells every worker: hearing it twice is no harm.
     """
     found: Any = getattr(getattr(handler, "__self__", None), "SIG_QUEUE", [])
     if isinstance(found, list):  # gunicorn before 24
