@@ -215,7 +215,7 @@ class ShardWorker(Worker):  # type: ignore[misc]
         before = signal.getsignal(signal.SIGTERM)
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        handlers = {
+        handlers: dict[int, Any] = {
             signal.SIGTERM: self.handle_exit,
             signal.SIGINT: self.handle_quit,
             signal.SIGQUIT: self.handle_quit,
