@@ -317,17 +317,21 @@ def test_term_finishes_what_is_in_flight(start: Start) -> None:
     assert server.hooks()[-1] == "worker_exit"
 
 
-def test_a_term_that_comes_just_after_the_fork_is_heard(start: Start) -> None:
+# The second worker gets no further than its fork until it was sent a signal.
+LATE = """
+import time
+def post_fork(server, worker):
+    while worker.age == 2 and not server.SIG_QUEUE.qsize():
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_an_end_that_comes_just_after_the_fork_is_heard(start: Start, number: signal.Signals) -> None:
     """Until a worker has its own handlers, those of the arbiter run in it."""
-    hook = (
-        "import time\n"
-        "def post_fork(server, worker):\n"
-        "    while worker.age == 2 and not server.SIG_QUEUE.qsize():\n"
-        "        time.sleep(0.01)\n"
-    )
-    server = start("--workers", "2", config=hook)
+    server = start("--workers", "2", config=LATE)
     server.saw("Booting worker", times=2)
-    assert server.stop() == 0
+    assert server.stop(number) == 0
     assert "SIGKILL" not in server.log
 
 
@@ -449,6 +453,18 @@ def test_usr1_opens_the_logs_again(start: Start) -> None:
         until(probe, "a line in the new file")
     assert server.stop() == 0
     assert "Application shutdown complete." in errors.read_text()
+
+
+def test_usr1_just_after_the_fork_is_heard(start: Start) -> None:
+    server = start("--workers", "2", "--error-logfile", "error.log", config=LATE)
+    errors = server.note("error.log")
+    until(lambda: errors.exists() and errors.read_text().count("Booting worker") == 2, "both workers")
+    second = re.findall(r"Booting worker with pid: (\d+)", errors.read_text())[1]
+    errors.rename(errors.with_suffix(".1"))
+    server.process.send_signal(signal.SIGUSR1)
+    until(errors.exists, "a new file")
+    until(lambda: f"Started server process [{second}]" in errors.read_text(), "its line in the new file")
+    assert server.stop() == 0
 
 
 def test_a_worker_that_has_served_enough_is_replaced(start: Start) -> None:
